@@ -1,0 +1,21 @@
+"""Fixtures that several test folders share; the builders live in ``tiny_detector.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from tiny_detector import tiny_config, write_tiny_coco
+
+
+@pytest.fixture(scope='session')
+def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a four-image COCO data set; shared by the session, so read only."""
+    return write_tiny_coco(tmp_path_factory.mktemp('tiny_coco'))
+
+
+@pytest.fixture
+def tiny_cfg(tiny_coco: Path, tmp_path: Path) -> Config:
+    """A fresh runnable config of a tiny stock Mask R-CNN Swin on ``tiny_coco``."""
+    return tiny_config(tiny_coco, tmp_path / 'work_dir')
