@@ -1,0 +1,97 @@
+"""Turn a training checkpoint into one to ship: weights alone, in half precision, with a card beside it.
+
+    python tools/publish_checkpoint.py work_dirs/float/epoch_6.pth checkpoints/mask-rcnn_swin-mini_float.pth \\
+        --scalars work_dirs/float/*/vis_data/scalars.json --command 'tools/train.py configs/mini/...'
+
+Beside DST come DST's name with .json (command, seed, versions, last metrics, sha256) and with .log (losses and
+metrics of every logged step, JSON lines).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import mmdet
+import mmengine
+import torch
+
+import mixaq_mmdet
+
+KEPT_META = ('epoch', 'iter', 'seed', 'dataset_meta', 'cfg')
+LIMIT_MB = 10
+
+
+def halve(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Floating-point tensors in float16; integers and flags as they are."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def write_atomically(path: Path, write) -> None:
+    temporary = path.with_name(f'{path.name}.tmp-{os.getpid()}')
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def last_metrics(lines: list[str]) -> dict[str, float]:
+    """The metrics of the last validation in mmengine's scalars file."""
+    found = [record for record in map(json.loads, lines) if any(key.startswith('coco/') for key in record)]
+    return {key: value for key, value in found[-1].items() if key.startswith('coco/')} if found else {}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', type=Path)
+    parser.add_argument('target', type=Path)
+    parser.add_argument('--scalars', type=Path, nargs='*', default=[], help="mmengine's vis_data/scalars.json files")
+    parser.add_argument('--command', default='', help='the command that trained it')
+    parser.add_argument('--full-precision', action='store_true', help='keep float32')
+    arguments = parser.parse_args()
+    if not arguments.source.is_file():
+        raise SystemExit(f'source={arguments.source} is not a file; give a checkpoint that training wrote')
+
+    checkpoint = torch.load(arguments.source, map_location='cpu', weights_only=True)
+    if 'state_dict' not in checkpoint:
+        raise SystemExit(f'{arguments.source} holds no state_dict but {sorted(checkpoint)}; give a training checkpoint')
+    state = checkpoint['state_dict'] if arguments.full_precision else halve(checkpoint['state_dict'])
+    meta = {key: checkpoint['meta'][key] for key in KEPT_META if key in checkpoint.get('meta', {})}
+    arguments.target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.target, lambda path: torch.save({'meta': meta, 'state_dict': state}, path))
+
+    lines = [line for path in arguments.scalars for line in path.read_text().splitlines()]
+    size = arguments.target.stat().st_size
+    card = {
+        'file': arguments.target.name,
+        'sha256': hashlib.sha256(arguments.target.read_bytes()).hexdigest(),
+        'bytes': size,
+        'parameters': sum(value.numel() for value in state.values()),
+        'precision': 'float32' if arguments.full_precision else 'float16',
+        'command': arguments.command,
+        'seed': meta.get('seed'),
+        'epoch': meta.get('epoch'),
+        'metrics_at_the_end_of_training': last_metrics(lines),
+        'versions': {
+            'mixaq_mmdet': mixaq_mmdet.__version__,
+            'torch': torch.__version__,
+            'mmengine': mmengine.__version__,
+            'mmdet': mmdet.__version__,
+        },
+    }
+    write_atomically(
+        arguments.target.with_suffix('.json'), lambda path: path.write_text(json.dumps(card, indent=2) + '\n')
+    )
+    if lines:
+        write_atomically(arguments.target.with_suffix('.log'), lambda path: path.write_text('\n'.join(lines) + '\n'))
+    print(f'{arguments.target}: {size / 1e6:.2f} MB, sha256 {card["sha256"]}')
+    if size > LIMIT_MB * 1e6:
+        print(f'larger than {LIMIT_MB} MB: too large to ship in the repository', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
