@@ -1,6 +1,19 @@
 # mini-COCO with boxes and masks: tools/make_minicoco.py makes it, MINICOCO_ROOT tells where it lies.
 data_root = '{{$MINICOCO_ROOT:data/minicoco/}}'
-metainfo = dict(classes=('a',))  # FILLED
+metainfo = dict(
+    classes=(
+        'striped disc',
+        'dotted disc',
+        'checked box',
+        'mottled box',
+        'striped triangle',
+        'mottled triangle',
+        'dotted star',
+        'checked star',
+        'striped ring',
+        'checked ring',
+    ),
+)
 # Every split is made at the size it is meant to be seen at (val_wide included), so nothing is resized:
 # the identity Resize only writes the scale_factor that mmdet's heads ask for.
 identity = dict(type='Resize', scale_factor=1.0, keep_ratio=True)
