@@ -1,0 +1,1 @@
+"""mini-COCO: a COCO-format instance segmentation set drawn from code alone (see docs/minicoco.md)."""
