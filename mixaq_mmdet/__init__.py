@@ -1,13 +1,17 @@
 """MixA-Q for MMDetection: importing this package registers everything it adds."""
 
-from . import compat
+from . import doctor
 from .version import __version__
 
 __all__ = ['__version__']
 
-if not compat.doctor_is_running():
+if not doctor.doctor_is_running():
     try:
+        from . import compat
+
         compat.prepare_host()
         from . import engine, models  # noqa: F401  (importing registers)
-    except ImportError as error:
-        raise ImportError(f'mixaq_mmdet could not load: {error}. Run `python -m mixaq_mmdet.compat` for a diagnosis.') from error
+    except Exception as error:  # a broken stack raises whatever it likes: AssertionError, OSError, RuntimeError
+        raise ImportError(
+            f'mixaq_mmdet could not load: {type(error).__name__}: {error}. Run `{doctor.COMMAND}` for a diagnosis.'
+        ) from error
