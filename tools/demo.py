@@ -1,0 +1,144 @@
+"""The demo: a small mini-COCO set, the shipped detector evaluated on it, a table and a picture.
+
+``make demo`` runs it. Everything it writes lies under data/ and outputs/, which git ignores.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+warnings.filterwarnings('ignore')  # of the host's own imports; before they happen
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.dataset import pseudo_collate  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+import mixaq_mmdet  # noqa: F401, E402  (importing registers)
+from mixaq_mmdet.engine.evaluate import Evaluation, build_dataloader, evaluate  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / 'data' / 'minicoco-demo'
+OUTPUT = ROOT / 'outputs' / 'demo'
+IMAGES = 60
+SPLITS = ('train', 'calib', 'search', 'val', 'test')
+PICTURE_GRID = (2, 3)
+SCORE_THRESHOLD = 0.5
+
+
+class Row(NamedTuple):
+    """One line of the table: a recipe and the weights it runs with."""
+
+    name: str
+    config: Path
+    checkpoint: Path
+
+
+ROWS = (
+    Row(
+        'float',
+        ROOT / 'configs/mini/mask-rcnn_swin-mini_float.py',
+        ROOT / 'checkpoints/mask-rcnn_swin-mini_float.pth',
+    ),
+)
+
+
+def make_data() -> None:
+    """A val split of ``IMAGES`` images; the other splits as small as they can be."""
+    if (DATA / 'MANIFEST.sha256').exists():
+        return
+    sizes = [word for split in SPLITS for word in (f'--{split}', str(IMAGES if split == 'val' else 4))]
+    command = [sys.executable, str(ROOT / 'tools/make_minicoco.py'), '--out', str(DATA), '--overwrite', *sizes]
+    subprocess.run(command, check=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The host logs every config and metric; here the table says it."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def measure(row: Row) -> tuple[Evaluation, float]:
+    """Evaluate ``row`` and time it: (result, seconds)."""
+    started = time.perf_counter()
+    with quiet():
+        result = evaluate(row.config, row.checkpoint)
+    return result, time.perf_counter() - started
+
+
+def draw(image: np.ndarray, prediction, classes: tuple[str, ...]) -> np.ndarray:
+    """Masks, boxes and names of the detections over a BGR image (H, W, 3)."""
+    scale = 2
+    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    palette = cv2.applyColorMap(np.linspace(0, 255, len(classes), dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0]
+    kept = prediction[prediction.scores >= SCORE_THRESHOLD]
+    for box, label, score, mask in zip(kept.bboxes, kept.labels, kept.scores, kept.masks, strict=True):
+        colour = tuple(int(value) for value in palette[int(label)])
+        grown = cv2.resize(mask.numpy().astype(np.uint8), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(canvas, outlines, -1, colour, 2)
+        left, top = (int(value * scale) for value in box[:2])
+        text = f'{classes[int(label)]} {float(score):.2f}'
+        place = (max(left, 2), max(top - 3, 12))
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+    return canvas
+
+
+def picture(row: Row, detector: torch.nn.Module) -> Path:
+    """Detections on the first images of the set, as one sheet."""
+    config = Config.fromfile(row.config)
+    rows, columns = PICTURE_GRID
+    dataset = build_dataloader(config.test_dataloader, limit=rows * columns).dataset
+    tiles = []
+    for index in range(rows * columns):
+        sample = dataset[index]
+        with torch.no_grad():
+            result = detector.test_step(pseudo_collate([sample]))[0]
+        image = cv2.imread(sample['data_samples'].img_path)
+        tiles.append(draw(image, result.pred_instances.cpu(), dataset.metainfo['classes']))
+    sheet = np.vstack([np.hstack(tiles[row * columns : (row + 1) * columns]) for row in range(rows)])
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    path = OUTPUT / 'detections.png'
+    cv2.imwrite(str(path), sheet)
+    return path
+
+
+def main() -> int:
+    os.chdir(ROOT)
+    os.environ['MINICOCO_ROOT'] = f'{DATA.relative_to(ROOT)}/'
+    console = Console()
+    console.print(f'[bold]mixaq_mmdet demo[/bold]: {IMAGES} images of mini-COCO, evaluated by pycocotools')
+    make_data()
+
+    table = Table('model', 'box AP', 'box AP50', 'mask AP', 'mask AP50', 'seconds', caption=f'{IMAGES} images: AP ± 2')
+    for row in ROWS:
+        console.print(f'evaluating {row.name} ...')
+        result, seconds = measure(row)
+        figures = [
+            100 * result.metrics[f'coco/{key}'] for key in ('bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50')
+        ]
+        table.add_row(row.name, *(f'{figure:.1f}' for figure in figures), f'{seconds:.0f}')
+    console.print(table)
+    console.print(f'picture: {picture(ROWS[0], result.detector).relative_to(ROOT)}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
