@@ -163,8 +163,8 @@ def _block_layers(
     fc = dims * hidden
     return [
         layer(f'{attention}.qkv', 'linear', ('qkv_in',), padded * dims * 3 * dims, padded * dims * 3 * dims),
-        layer(f'{attention}.qk', 'matmul', ('q', 'k'), product, product),
-        layer(f'{attention}.av', 'matmul', ('attn', 'v'), product, product),
+        layer(f'{attention}.query_key', 'matmul', ('q', 'k'), product, product),
+        layer(f'{attention}.attention_value', 'matmul', ('attn', 'v'), product, product),
         layer(f'{attention}.proj', 'linear', ('proj_in',), padded * dims * dims, padded * dims * dims),
         layer(f'{prefix}.ffn.layers.0.0', 'linear', ('fc1_in',), tokens * fc, padded * fc),
         layer(f'{prefix}.ffn.layers.1', 'linear', ('fc2_in',), tokens * fc, padded * fc),

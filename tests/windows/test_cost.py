@@ -160,7 +160,9 @@ class Counter:
     def attention_hook(self, name):
         def hook(module, inputs, output):
             windows, tokens, dims = inputs[0].shape
-            self.by_name[f'{name}.qk'] = self.by_name[f'{name}.av'] = windows * tokens * tokens * dims
+            self.by_name[f'{name}.query_key'] = self.by_name[f'{name}.attention_value'] = (
+                windows * tokens * tokens * dims
+            )
 
         return hook
 
