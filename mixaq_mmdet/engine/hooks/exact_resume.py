@@ -1,0 +1,140 @@
+"""Resume as if nothing had happened: random states travel with the checkpoint."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mixaq_mmdet.registry import HOOKS
+
+CHECKPOINT_KEY = 'exact_resume'
+_GENERATOR = 'MT19937'  # numpy's global generator, the only one np.random.set_state takes
+
+
+def random_states() -> dict[str, Any]:
+    """The states of python's, numpy's and torch's global generators, in types that ``weights_only`` loads."""
+    version, python_words, python_gauss = random.getstate()
+    _, numpy_words, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (transforms draw from it)
+    states = {
+        'python': {'version': version, 'words': torch.tensor(python_words, dtype=torch.int64), 'gauss': python_gauss},
+        'numpy': {
+            'words': torch.from_numpy(numpy_words.astype(np.int64)),
+            'position': int(position),
+            'has_gauss': int(has_gauss),
+            'cached_gaussian': float(cached),
+        },
+        'torch': torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states['cuda'] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Continue from what ``random_states`` returned."""
+    python = states['python']
+    random.setstate((python['version'], tuple(python['words'].tolist()), python['gauss']))
+    legacy = states['numpy']
+    words = legacy['words'].cpu().numpy().astype(np.uint32)
+    state = (_GENERATOR, words, legacy['position'], legacy['has_gauss'], legacy['cached_gaussian'])
+    np.random.set_state(state)  # noqa: NPY002
+    torch.set_rng_state(states['torch'].cpu())
+    if 'cuda' in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states['cuda'].cpu())
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Make a resumed run equal to the uninterrupted one.
+
+    mmengine saves the model and the optimizer but no random state, so DropPath, flips and samplers differ from the
+    first iteration after a resume. This hook stores the states of every rank in epoch-end checkpoints, restores them
+    when training goes on, and hides validation from the training's generators (a resumed run does not repeat it).
+
+    The promise holds for epoch-based loops, ``num_workers=0`` and the same number of ranks; otherwise a warning says
+    what is lost. Data sets and transforms that keep a state of their own (CachedMosaic and its like) are outside.
+    """
+
+    # Just before CheckpointHook (VERY_LOW, 90): whatever draws numbers at the end of an epoch has done so by then.
+    priority = 89
+
+    def __init__(self) -> None:
+        self._states: dict[str, Any] | None = None
+        self._to_restore: dict[str, Any] | None = None
+        self._before_validation: dict[str, Any] | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remember what the file holds; whether this is a resume shows in ``before_train``."""
+        self._to_restore = checkpoint.get(CHECKPOINT_KEY)
+
+    def before_train(self, runner: Runner) -> None:
+        """Restore, after the other hooks of this point have drawn what they need."""
+        self._warn_of_limits(runner)
+        stored, self._to_restore = self._to_restore, None
+        if runner.iter == 0:  # load_from starts a new run
+            return
+        if stored is None:
+            runner.logger.warning(
+                'ExactResumeHook: the checkpoint holds no random states, the run goes on with fresh ones. '
+                'Only checkpoints saved at the end of an epoch with this hook in custom_hooks hold them.'
+            )
+            return
+        _sampler(runner).seed = stored['sampler_seed']
+        ranks = stored['ranks']
+        if len(ranks) != get_world_size():
+            runner.logger.warning(
+                f'ExactResumeHook: the checkpoint was saved by {len(ranks)} ranks and {get_world_size()} resume; '
+                'the run goes on with fresh random states.'
+            )
+            return
+        set_random_states(ranks[get_rank()])
+        runner.logger.info('ExactResumeHook: random states restored')
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Forget the last epoch's states: a checkpoint in the middle of an epoch must not carry them."""
+        self._states = None
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Collect the states of all ranks (every rank must come here, only one of them writes)."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            seed = getattr(_sampler(runner), 'seed', None)
+            self._states = {'ranks': all_gather_object(random_states()), 'sampler_seed': seed}
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the collected states; files written between epochs' ends have none."""
+        if self._states is not None:
+            checkpoint[CHECKPOINT_KEY] = self._states
+
+    def before_val(self, runner: Runner) -> None:
+        """Validation inside training draws numbers too (every new loader iterator takes one)."""
+        self._before_validation = random_states()
+
+    def after_val(self, runner: Runner) -> None:
+        """Continue as if validation had not been."""
+        if self._before_validation is not None:
+            set_random_states(self._before_validation)
+            self._before_validation = None
+
+    def _warn_of_limits(self, runner: Runner) -> None:
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            runner.logger.warning('ExactResumeHook: only epoch-based training loops resume exactly')
+        workers = runner.train_dataloader.num_workers
+        if workers:
+            runner.logger.warning(
+                f'ExactResumeHook: num_workers={workers}; loader processes keep random states of their own, '
+                'set train_dataloader.num_workers=0 for an exact resume'
+            )
+
+
+def _sampler(runner: Runner) -> Any:
+    """The sampler that shuffles: beside a batch sampler DataLoader shows a sequential dummy."""
+    loader = runner.train_dataloader
+    if hasattr(loader.sampler, 'set_epoch'):
+        return loader.sampler
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
