@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .geometry import NUM_KINDS, WindowGrid
 
 
 class TierCounts(NamedTuple):
@@ -37,3 +45,134 @@ def tier_counts(num_windows: int, low_ratio: float, prune_ratio: float = 0.0) ->
     num_pruned = num_windows * pruned // 100
     num_low = num_windows * (low + pruned) // 100 - num_pruned
     return TierCounts(num_windows - num_low - num_pruned, num_low, num_pruned)
+
+
+def rank_windows(scores: Tensor, blank: Tensor | None = None) -> Tensor:
+    """Order the windows of each image, most important first. The only place where windows are ordered.
+
+    Stable: among equals the lower index comes first. Blank windows (pure padding) come last whatever they score, so
+    that an image's result does not depend on its batch mates.
+
+    Args:
+        scores: (B, windows), larger is more important.
+        blank: (B, windows) bool.
+
+    Returns:
+        (B, windows) int64.
+    """
+    scores = scores.float()
+    if blank is not None:
+        scores = scores.masked_fill(blank, float('-inf'))
+    return torch.sort(scores, dim=1, descending=True, stable=True).indices
+
+
+class Segment(NamedTuple):
+    """Windows of a run that share one attention mask (see geometry.window_kinds)."""
+
+    start: int
+    stop: int
+    kind: int
+
+
+class Run(NamedTuple):
+    """Kept windows that are worked on at once: first those of the high branch, then those of the low branch.
+
+    Attributes:
+        rows: (T,) row in the flattened (B * H * W) stream of each real token, in window order.
+        slots: (T,) place of each real token among the run's windows * tokens; None if no token is padding.
+        windows: number of windows.
+        high_windows: how many of them, from the front, are in the high branch.
+        high_tokens: how many real tokens, from the front, are in the high branch.
+        segments: the windows by attention mask.
+    """
+
+    rows: Tensor
+    slots: Tensor | None
+    windows: int
+    high_windows: int
+    high_tokens: int
+    segments: tuple[Segment, ...]
+
+
+class Assignment(NamedTuple):
+    """Which windows of a batch run in which branch; windows that appear in no run are pruned."""
+
+    counts: TierCounts
+    runs: tuple[Run, ...]
+
+
+def assign(
+    order: Tensor | None, counts: TierCounts, grid: WindowGrid, batch: int, windows_per_run: int | None = None
+) -> Assignment:
+    """Split the ranked windows into high, low and pruned.
+
+    Args:
+        order: (B, windows) from :func:`rank_windows`; None for the order of the grid.
+        counts: windows per tier in each image.
+        grid: where the windows lie.
+        batch: images B.
+        windows_per_run: cut the kept windows into runs of at most this many; None for one run.
+    """
+    count, tokens = grid.rows.shape
+    image = torch.arange(batch, device=grid.rows.device).unsqueeze(1)
+    if order is None:
+        order = torch.arange(count, device=grid.rows.device).expand(batch, -1)
+    high = _by_kind(order[:, : counts.high] + image * count, grid)
+    low = _by_kind(order[:, counts.high : counts.high + counts.low] + image * count, grid)
+    windows = torch.cat((high, low))
+    rows = grid.rows[windows % count] + (windows // count * (grid.height * grid.width)).unsqueeze(1)
+    real = grid.real[windows % count]
+
+    num_high, num_kept = len(high), len(windows)
+    edges = [*range(0, num_kept, windows_per_run or max(num_kept, 1)), num_kept]
+    segments = _segments(high, low, grid)
+    if not grid.padded:
+        starts = [edge * tokens for edge in edges]
+        split = num_high * tokens
+        slots = None
+        rows = rows.flatten()
+    else:
+        ends = F.pad(real.sum(1).cumsum(0), (1, 0))
+        *starts, split = ends[[*edges, num_high]].tolist()
+        slots = real.flatten().nonzero().squeeze(1)
+        rows = rows.flatten()[slots]
+
+    runs = []
+    for (first, last), (start, stop) in zip(pairwise(edges), pairwise(starts), strict=True):
+        runs.append(
+            Run(
+                rows=rows[start:stop],
+                slots=None if slots is None else slots[start:stop] - first * tokens,
+                windows=last - first,
+                high_windows=min(max(num_high - first, 0), last - first),
+                high_tokens=min(max(split - start, 0), stop - start),
+                segments=tuple(_clip(segments, first, last)),
+            )
+        )
+    return Assignment(counts, tuple(runs))
+
+
+def _by_kind(windows: Tensor, grid: WindowGrid) -> Tensor:
+    """Flatten the windows (B, n) of one branch, those with the same attention mask side by side."""
+    windows = windows.flatten()
+    return windows[torch.argsort(grid.kinds[windows % len(grid.kinds)], stable=True)] if grid.shifted else windows
+
+
+def _segments(high: Tensor, low: Tensor, grid: WindowGrid) -> list[Segment]:
+    """Where each attention mask begins and ends among the kept windows."""
+    if not grid.shifted:
+        return [Segment(0, len(high) + len(low), 0)]
+    found = torch.stack([torch.bincount(grid.kinds[w % len(grid.kinds)], minlength=NUM_KINDS) for w in (high, low)])
+    segments, start = [], 0
+    for number, kind in zip(found.flatten().tolist(), [*range(NUM_KINDS)] * 2, strict=True):
+        segments.append(Segment(start, start + number, kind))
+        start += number
+    return segments
+
+
+def _clip(segments: list[Segment], first: int, last: int) -> Iterator[Segment]:
+    """The parts of the segments between two windows, counted from the first."""
+    for start, stop, kind in segments:
+        start, stop = max(start, first), min(stop, last)
+        if start < stop:
+            yield Segment(start - first, stop - first, kind)

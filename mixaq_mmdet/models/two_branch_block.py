@@ -1,0 +1,173 @@
+"""The two-branch Swin block: windows in, ranked; high | low | pruned; windows back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from mmdet.models.backbones.swin import SwinBlock
+from torch import Tensor, nn
+
+from mixaq_mmdet.windows.assignment import Assignment, Run
+from mixaq_mmdet.windows.rows import replace_rows, spread_rows, take_rows, with_zero_gradients
+
+from .two_branch_attention import Split, TwoBranchWindowMSA, call_layer
+
+LOW_NORMS = {'norm1_low': 'norm1', 'norm2_low': 'norm2'}
+
+
+class TwoBranchSwinBlock(SwinBlock):
+    """A stock block, converted in place: stock parameter names, plus a copy of both norms for the low branch.
+
+    The block reads the residual stream (B, H * W, C), takes the rows of the kept windows (``Run.rows``: high windows
+    first, then low ones), works on them and writes them back. So each branch is a contiguous slice, both share every
+    matrix product, and pruned windows are simply never taken.
+
+    Padding tokens exist only inside attention, where they are zero as in stock (``pad_value`` if a method needs
+    another value); norms and the FFN see real tokens only.
+
+    Quantizers: any Linear may be replaced by a branch-aware layer (see ``call_layer``) - attn.w_msa.qkv (qkv_in),
+    attn.w_msa.proj (proj_in), ffn.layers.0.0 (fc1_in), ffn.layers.1 (fc2_in) - and attn.w_msa takes products.
+    """
+
+    pad_value: Tensor | None
+
+    @classmethod
+    def convert(cls, stock: SwinBlock) -> TwoBranchSwinBlock:
+        """Turn a stock block into this class without touching its parameters."""
+        stock.__class__ = cls
+        for low, high in LOW_NORMS.items():
+            stock.add_module(low, deepcopy(getattr(stock, high)))
+        stock.register_buffer('pad_value', None)
+        TwoBranchWindowMSA.convert(stock.attn.w_msa)
+        return stock
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Fill the low norms of files that have none (stock ones) from the high norms."""
+        for low, high in LOW_NORMS.items():
+            for name, _ in getattr(self, high).named_parameters():
+                source = state_dict.get(f'{prefix}{high}.{name}')
+                if source is not None:
+                    state_dict.setdefault(f'{prefix}{low}.{name}', source)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def forward(self, x: Tensor, assignment: Assignment) -> Tensor:
+        """Run the kept windows through their branches.
+
+        Args:
+            x: (B, H * W, C) residual stream.
+            assignment: which windows run where; from the padded, shifted grid of this block.
+
+        Returns:
+            (B, H * W, C).
+        """
+        batch, length, channels = x.shape
+        stream = x.reshape(batch * length, channels)
+        biases = self.attn.w_msa.biases(self.attn.shift_size)
+        drop_paths = [self._draw_drop_path(layer, x) for layer in (self.attn.drop, self.ffn.dropout_layer)]
+
+        def work(stream: Tensor, run: Run) -> Tensor:
+            scales = [scale if scale is None else scale[run.rows // length] for scale in drop_paths]
+            return self._work(take_rows(stream, run.rows), biases, run, scales)
+
+        if torch.is_grad_enabled():
+            stream = self._replace_with_gradients(work, stream, assignment)
+        else:
+            out = stream.clone() if assignment.counts.pruned else torch.empty_like(stream)
+            for run in assignment.runs:
+                out.index_copy_(0, run.rows, work(stream, run))
+            stream = out
+        return stream.view(batch, length, channels)
+
+    def _replace_with_gradients(
+        self, work: Callable[[Tensor, Run], Tensor], stream: Tensor, assignment: Assignment
+    ) -> Tensor:
+        for run in assignment.runs:
+            if self.with_cp:
+                tokens = torch.utils.checkpoint.checkpoint(work, stream, run, use_reentrant=False)
+            else:
+                tokens = work(stream, run)
+            stream = replace_rows(stream, run.rows, tokens)
+        return with_zero_gradients(stream, self._idle_parameters(assignment))
+
+    def _idle_parameters(self, assignment: Assignment) -> list[Tensor]:
+        """Parameters that no window of this forward uses."""
+        high, low, _ = assignment.counts
+        if not high and not low:
+            return list(self.parameters())
+        idle = [] if high and low else (LOW_NORMS if high else LOW_NORMS.values())
+        return [parameter for name in idle for parameter in getattr(self, name).parameters()]
+
+    @staticmethod
+    def _draw_drop_path(layer: nn.Module, x: Tensor) -> Tensor | None:
+        """Draw as stock does, once per image and residual: the same random numbers, shared by the branches.
+
+        Returns:
+            (B, 1) factor of each image's residual; None where nothing can be dropped.
+        """
+        rate = getattr(layer, 'drop_prob', 0.0)
+        if not rate or not layer.training:
+            return None
+        kept = (1 - rate + torch.rand((x.shape[0], 1, 1), dtype=x.dtype, device=x.device)).floor()
+        return kept.squeeze(2) / (1 - rate)
+
+    def _work(self, tokens: Tensor, biases: Tensor, run: Run, scales: list[Tensor | None]) -> Tensor:
+        """Attention and FFN with their residuals, on the real tokens of a run.
+
+        Args:
+            tokens: (T, C).
+            biases: see ``TwoBranchWindowMSA.biases``.
+            run: which windows these are.
+            scales: DropPath factor of each token, (T, 1) or None, for both residuals.
+
+        Returns:
+            (T, C).
+        """
+        windows = self._to_windows(self._normalise('norm1', tokens, run), run)
+        update = self.attn.w_msa(windows, biases, run.segments, Split(run.high_windows))
+        tokens = _add(tokens, self._to_tokens(update, run), scales[0])
+        update = self._feed_forward(self._normalise('norm2', tokens, run), run)
+        return _add(tokens, update, scales[1])
+
+    def _normalise(self, name: str, tokens: Tensor, run: Run) -> Tensor:
+        high, low = getattr(self, name), getattr(self, f'{name}_low')
+        if run.high_tokens == len(tokens):
+            return high(tokens)
+        if run.high_tokens == 0:
+            return low(tokens)
+        return torch.cat((high(tokens[: run.high_tokens]), low(tokens[run.high_tokens :])))
+
+    def _to_windows(self, tokens: Tensor, run: Run) -> Tensor:
+        """(T, C) real tokens to (windows, tokens, C) with padding tokens at their value."""
+        if run.slots is not None:
+            size = run.windows * self.attn.window_size**2
+            tokens = spread_rows(tokens, run.slots, size)
+            if self.pad_value is not None:
+                is_padding = torch.ones(size, 1, dtype=torch.bool, device=tokens.device)
+                is_padding[run.slots] = False
+                tokens = torch.where(is_padding, self.pad_value.to(tokens.dtype), tokens)
+        return tokens.view(run.windows, -1, tokens.shape[-1])
+
+    def _to_tokens(self, windows: Tensor, run: Run) -> Tensor:
+        """Undo :meth:`_to_windows`."""
+        tokens = windows.flatten(0, 1)
+        return tokens if run.slots is None else take_rows(tokens, run.slots)
+
+    def _feed_forward(self, tokens: Tensor, run: Run) -> Tensor:
+        """The FFN without its residual, (T, C) to (T, C)."""
+        (fc1, activation, drop1), fc2, drop2 = self.ffn.layers
+        if run.slots is None:
+            split = Split(run.high_windows)
+            x = tokens.view(run.windows, -1, tokens.shape[-1])
+        else:
+            split = Split(run.high_tokens, run.slots)
+            x = tokens
+        x = drop1(activation(call_layer(fc1, x, split)))
+        return self.ffn.gamma2(drop2(call_layer(fc2, x, split))).view(tokens.shape)
+
+
+def _add(tokens: Tensor, update: Tensor, scale: Tensor | None) -> Tensor:
+    return tokens + update if scale is None else torch.addcmul(tokens, update, scale)

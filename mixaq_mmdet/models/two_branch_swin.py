@@ -1,0 +1,188 @@
+"""TwoBranchSwin: stock Swin Transformer whose less important windows run in a second branch, or not at all."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet.models.backbones.swin import SwinTransformer
+from torch import Tensor
+
+from mixaq_mmdet import quantization
+from mixaq_mmdet.registry import MODELS
+from mixaq_mmdet.windows.importance import build_importance, content_map, image_keys, pool_content
+from mixaq_mmdet.windows.rows import with_zero_gradients
+
+from .checkpoint_guard import refuse_foreign_weights
+from .ratios import RatioPair, Ratios, checked_ratios
+from .two_branch_stage import StageInput, StageRecord, TwoBranchStage
+
+
+@MODELS.register_module()
+class TwoBranchSwin(SwinTransformer):
+    """Swin Transformer with a high and a low branch per block (MixA-Q, arXiv 2507.19131).
+
+    Without quantizers it is stock Swin at any low ratio: parameters have stock names, stock files load strictly.
+
+    In eval mode the configured ratios hold, in train mode the last sampled ones if any.
+
+    Args:
+        quant: quantization config (method, bits); None for float.
+        low_ratios: share of windows in the low branch, for each block pair or one for all.
+        prune_ratios: share of windows that are skipped, for each block pair or one for all.
+        importance: how windows are ranked: a name, or a dict with ``type`` and options.
+        check_finite: check the input in train mode too (in eval mode it always is).
+        **kwargs: every argument of mmdet's SwinTransformer.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        quant: Mapping[str, Any] | None = None,
+        low_ratios: Ratios = 0.0,
+        prune_ratios: Ratios = 0.0,
+        importance: str | Mapping[str, Any] = 'L2',
+        check_finite: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        given = inspect.signature(SwinTransformer.__init__).bind(self, *args, **kwargs).arguments
+        window_size = given.get('window_size', 7)
+        if not isinstance(window_size, int) or window_size < 2:
+            raise ValueError(f'window_size={window_size!r} must be an integer of at least 2; stock Swin uses 7')
+        super().__init__(*args, **kwargs)
+        self._stock_names = [name for name, _ in self.named_parameters()]
+        for index, stage in enumerate(self.stages):
+            TwoBranchStage.convert(stage, index)
+        self.num_pairs = sum(stage.num_pairs for stage in self.stages)
+        self.importance = build_importance(importance)
+        self.check_finite = check_finite
+        self._configured: RatioPair = ((), ())
+        self._sampled: RatioPair | None = None
+        self._records: list[StageRecord] | None = None
+        self.set_ratios(low_ratios, prune_ratios)
+        if quant is not None:
+            self._prepare_quantization(quant)
+
+    def _prepare_quantization(self, quant: Mapping[str, Any]) -> None:
+        """Hand the built backbone to the quantization package, which replaces layers in place."""
+        prepare = getattr(quantization, 'prepare', None)
+        if prepare is None:
+            raise ValueError(f'quant={dict(quant)}: this version has no quantization methods; remove quant')
+        prepare(self, quant)
+
+    @property
+    def low_ratios(self) -> tuple[float, ...]:
+        """Share of low windows per block pair that the next forward in the present mode uses."""
+        return self._active_ratios[0]
+
+    @property
+    def prune_ratios(self) -> tuple[float, ...]:
+        """Share of pruned windows per block pair that the next forward in the present mode uses."""
+        return self._active_ratios[1]
+
+    @property
+    def _active_ratios(self) -> RatioPair:
+        return self._sampled if self.training and self._sampled is not None else self._configured
+
+    def set_ratios(self, low: Ratios | None = None, prune: Ratios | None = None) -> None:
+        """Change the configured ratios (None keeps them) and drop sampled ones."""
+        kept_low, kept_prune = self._configured
+        self._configured = checked_ratios(
+            kept_low if low is None else low, kept_prune if prune is None else prune, self.num_pairs
+        )
+        self._sampled = None
+
+    def sample_ratios(self, low: Ratios, prune: Ratios = 0.0) -> None:
+        """Set the ratios of train mode until the next call of this or of :meth:`set_ratios`."""
+        self._sampled = checked_ratios(low, prune, self.num_pairs)
+
+    @contextmanager
+    def record_windows(self) -> Iterator[list[StageRecord]]:
+        """Collect one :class:`StageRecord` per stage and forward while the context is open."""
+        outer, self._records = self._records, []
+        try:
+            yield self._records
+        finally:
+            self._records = outer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            x: (B, in_channels, H, W) images.
+
+        Returns:
+            One (B, C_i, H_i, W_i) map for each of ``out_indices``.
+        """
+        self._check_input(x)
+        told = list(self._tell_stages(x))
+        x, hw_shape = self.patch_embed(x)
+        if self.use_abs_pos_embed:
+            x = x + self.absolute_pos_embed
+        x = self.drop_after_pos(x)
+
+        outs = []
+        last = max(self.out_indices)
+        for index, stage in enumerate(self.stages[: last + 1]):
+            x, hw_shape, out, out_hw_shape = stage(x, hw_shape, told[index], self.importance, self._records)
+            if index in self.out_indices:
+                out = getattr(self, f'norm{index}')(out)
+                out = out.view(-1, *out_hw_shape, self.num_features[index]).permute(0, 3, 1, 2).contiguous()
+                outs.append(out)
+        outs[-1] = with_zero_gradients(outs[-1], list(self._parameters_behind(last)))
+        return tuple(outs)
+
+    def _parameters_behind(self, last: int) -> Iterator[Tensor]:
+        """Parameters that the outputs do not depend on, because no later stage is among ``out_indices``."""
+        if self.stages[last].downsample is not None:
+            yield from self.stages[last].downsample.parameters()
+        for stage in self.stages[last + 1 :]:
+            yield from stage.parameters()
+
+    def _tell_stages(self, images: Tensor) -> Iterator[StageInput]:
+        """Give each stage its pairs' ratios and, if anything has to be ranked, where the images have content."""
+        ratios = list(zip(*self._active_ratios, strict=True))
+        rank = self._records is not None or any(low or prune for low, prune in ratios)
+        with torch.no_grad():
+            keys = image_keys(images) if rank and self.importance.needs_image_keys else None
+            content = content_map(images) if rank else None
+            kernel, stride = self.patch_embed.projection.kernel_size[0], self.patch_embed.projection.stride[0]
+            for stage in self.stages:
+                if content is not None:
+                    content = pool_content(content, kernel, stride)
+                own, ratios = ratios[: stage.num_pairs], ratios[stage.num_pairs :]
+                needed = self._records is not None or any(low or prune for low, prune in own)
+                yield StageInput(tuple(own), content if needed else None, keys)
+                if stage.downsample is not None:
+                    sampler = stage.downsample.sampler
+                    kernel, stride = sampler.kernel_size[0], sampler.stride[0]
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() != 4 or 0 in x.shape:
+            raise ValueError(
+                f'inputs of shape {tuple(x.shape)} have an empty side or are no batch of images; '
+                'give (batch, channels, height, width), all at least 1'
+            )
+        if (not self.training or self.check_finite) and not _is_finite(x):
+            raise ValueError(
+                'inputs hold NaN or infinite values; check the images and data_preprocessor.std '
+                '(check_finite=True checks in train mode too)'
+            )
+
+    def train(self, mode: bool = True) -> TwoBranchSwin:
+        """Set the mode and, unlike stock, return self as every module does."""
+        super().train(mode)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Refuse files of another architecture; mmengine would only warn and go on with random weights."""
+        refuse_foreign_weights(self, self._stock_names, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _is_finite(x: Tensor) -> bool:
+    # a sum is cheaper than a mask of the input's size, and not finite if any summand is not
+    return bool(torch.isfinite(x.detach().sum())) or bool(torch.isfinite(x).all())
