@@ -6,14 +6,17 @@ python tools/make_minicoco.py --out data/minicoco
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from minicoco.files import verify
+from minicoco.files import verify, write_atomic
 from minicoco.plan import SPLITS, TWINS, Plan, planned_splits, twin_names
 from minicoco.progress import show_progress
+from minicoco.sheet import save_contact_sheet
+from minicoco.stats import markdown, set_statistics
 from minicoco.writer import available_cores, make_set
 
 
@@ -43,8 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--workers', type=int, default=0, help='processes; 0 takes one per core; changes no byte')
     parser.add_argument('--overwrite', action='store_true', help='replace a set that is already in the folder')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
-    parser.add_argument('--verify', action='store_true', help='only compare an existing set with its manifest')
-    parser.add_argument('--stats', action='store_true', help='only print statistics of an existing set')
+    look = parser.add_argument_group('look at the set in --out instead of making one')
+    look.add_argument('--verify', action='store_true', help='compare pixels and annotations with the manifest')
+    look.add_argument('--stats', action='store_true', help='print statistics of every split but test')
+    look.add_argument('--json', type=Path, metavar='FILE', help='also write the statistics to this file')
+    look.add_argument('--sheet', type=Path, metavar='FILE', help='save a contact sheet (.png or .jpg)')
     return parser
 
 
@@ -60,12 +66,27 @@ def plan_from(arguments: argparse.Namespace) -> Plan:
     )
 
 
+def look_at(arguments: argparse.Namespace) -> int:
+    """The commands that read an existing set; 1 when it differs from its manifest."""
+    wrong = verify(arguments.out) if arguments.verify else []
+    if arguments.verify:
+        print('\n'.join(f'differs: {name}' for name in wrong) or 'every picture and annotation is as the manifest says')
+    if arguments.stats or arguments.json:
+        statistics = set_statistics(arguments.out)
+        print(markdown(statistics))
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(arguments.json, (json.dumps(statistics, indent=1) + '\n').encode())
+    if arguments.sheet:
+        save_contact_sheet(arguments.out, arguments.sheet)
+        print(f'contact sheet: {arguments.sheet}')
+    return int(bool(wrong))
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    if arguments.verify:
-        wrong = verify(arguments.out)
-        print('\n'.join(wrong) if wrong else 'every picture and annotation file is as the manifest says')
-        return int(bool(wrong))
+    if arguments.verify or arguments.stats or arguments.sheet or arguments.json:
+        return look_at(arguments)
     if arguments.workers < 0:
         raise ValueError(f'--workers is {arguments.workers}: choose 0 (one per core) or more')
     plan = plan_from(arguments)
@@ -81,3 +102,5 @@ if __name__ == '__main__':
         sys.exit(main())
     except ValueError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('interrupted: the set is unfinished, run again with --overwrite')

@@ -72,7 +72,57 @@ def weave(rng: np.random.Generator, style: Style, height: int, width: int) -> np
     return mix(colour, neighbour_colour(rng, colour, 0.13), share)
 
 
-KINDS = {f.__name__: f for f in (gradient, horizon, field, planks, weave)}
+def terrain(rng: np.random.Generator, style: Style, height: int, width: int) -> np.ndarray:
+    """Three octaves of noise between two earthy tones."""
+    first = base_colour(rng, style)
+    second = neighbour_colour(rng, first, 0.3)
+    side = min(height, width)
+    octaves = [
+        smooth_noise(rng, height, width, side * cell) * weight for cell, weight in ((0.4, 1), (0.18, 0.5), (0.08, 0.25))
+    ]
+    return mix(first, second, np.clip(0.5 + 0.4 * sum(octaves), 0.0, 1.0))
+
+
+def tiles(rng: np.random.Generator, style: Style, height: int, width: int) -> np.ndarray:
+    """Square tiles of slightly different tones, with joints."""
+    colour = base_colour(rng, style)
+    angle = pick(rng, (0.0, np.pi / 2))
+    pitch = pick(rng, (0.14, 0.3)) * min(height, width)
+    rows, columns = pixel_grid(height, width)
+    u = (np.cos(angle) * columns + np.sin(angle) * rows) / pitch + 32
+    v = (np.cos(angle) * rows - np.sin(angle) * columns) / pitch + 32
+    tone = rng.uniform(-0.06, 0.06, (64, 64))[np.floor(u).astype(int) % 64, np.floor(v).astype(int) % 64]
+    off_joint = np.minimum(np.abs(u - np.rint(u)), np.abs(v - np.rint(v)))
+    joint = np.clip(1.5 - off_joint * pitch, 0.0, 1.0)
+    return colour + (tone - pick(rng, (0.05, 0.12)) * joint)[..., None]
+
+
+def spotlit(rng: np.random.Generator, style: Style, height: int, width: int) -> np.ndarray:
+    """A pool of light on a plain ground."""
+    colour = base_colour(rng, style)
+    rows, columns = pixel_grid(height, width)
+    x, y = pick(rng, (0.15, 0.85)) * width, pick(rng, (0.15, 0.85)) * height
+    reach2 = (pick(rng, (0.35, 0.7)) * min(height, width)) ** 2
+    pool = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / reach2)
+    return colour * (0.75 + pick(rng, (0.25, 0.5)) * pool)[..., None]
+
+
+def foliage(rng: np.random.Generator, style: Style, height: int, width: int) -> np.ndarray:
+    """Many overlapping leaf-like blobs of neighbouring tones."""
+    colour = base_colour(rng, style)
+    picture = np.tile(colour, (height, width, 1))
+    for _ in range(40):
+        area = height * width * pick(rng, (0.006, 0.04))
+        figure = make_figure(rng, style, 'blob', area)
+        stamp = stamp_figure(figure, (pick(rng, (0, width)), pick(rng, (0, height))), height, width)
+        if stamp is not None:
+            part = picture[stamp.window]
+            part += (neighbour_colour(rng, colour, 0.1) - part) * (stamp.alpha / 255.0)[..., None]
+    return cv2.GaussianBlur(picture, (7, 7), 1.5)
+
+
+GROUNDS = (gradient, horizon, field, planks, weave, terrain, tiles, spotlit, foliage)
+KINDS = {ground.__name__: ground for ground in GROUNDS}
 
 
 def add_relief(rng: np.random.Generator, style: Style, picture: np.ndarray) -> None:

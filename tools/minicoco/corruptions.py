@@ -11,7 +11,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 FOG_DENSITY = (0.25, 0.36, 0.47, 0.58, 0.68)
 NOISE_DEVIATION = (0.04, 0.07, 0.1, 0.14, 0.18)
 BLUR_RADIUS = (1.0, 1.6, 2.3, 3.1, 4.0)
-CONTRAST_LEFT = (0.6, 0.45, 0.32, 0.22, 0.14)
+CONTRAST_LEFT = (0.6, 0.45, 0.33, 0.24, 0.17)
 
 
 def fog(rng: np.random.Generator, picture: np.ndarray, severity: int) -> np.ndarray:

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 from .categories import categories
 
 MANIFEST = 'MANIFEST.sha256'
-PNG_LEVEL = 2
+UNFINISHED = '.minicoco-unfinished'
+ENCODER_OPTIONS = {'.png': [cv2.IMWRITE_PNG_COMPRESSION, 2], '.jpg': [cv2.IMWRITE_JPEG_QUALITY, 80]}
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -29,8 +30,8 @@ def image_name(number: int) -> str:
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """Lossless PNG of (h, w, 3) uint8 RGB."""
-    done, data = cv2.imencode('.png', pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    """(h, w, 3) uint8 RGB to a file of the suffix's kind; the set itself is lossless PNG."""
+    done, data = cv2.imencode(path.suffix, pixels[..., ::-1], ENCODER_OPTIONS[path.suffix])
     if not done:
         raise OSError(f'could not encode {path.name}')
     write_atomic(path, data.tobytes())
@@ -102,10 +103,16 @@ def verify(folder: Path) -> list[str]:
         if not path.is_file():
             wrong.append(name)
             continue
-        if path.suffix == '.png':
-            found = picture_digest(read_picture(path))
-        else:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != digest:
+        if file_digest(path) != digest:
             wrong.append(name)
     return wrong
+
+
+def file_digest(path: Path) -> str:
+    """Digest of the pixels of a picture, of the bytes of anything else; empty for a damaged picture."""
+    if path.suffix != '.png':
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return picture_digest(read_picture(path))
+    except OSError:
+        return ''

@@ -104,4 +104,50 @@ STYLE_A = Style(
     grain=(0.004, 0.024),
 )
 
-STYLES = {style.name: style for style in (STYLE_A,)}
+# The same rules in another world: stretched shapes, finer patterns, pastel and earthy colours, busier and more
+# uneven grounds, harder light.
+STYLE_B = Style(
+    name='B',
+    disc_aspect=(0.58, 0.86),
+    box_aspect=(0.42, 0.8),
+    box_rounding=(0.03, 0.18),
+    triangle_height=(0.62, 1.3),
+    triangle_lean=(-0.45, 0.45),
+    star_points=(5, 6, 7),
+    star_inner=(0.38, 0.5),
+    ring_hole=(0.48, 0.64),
+    ring_aspect=(0.62, 0.92),
+    shear=0.2,
+    period=(0.16, 0.28),
+    duty=(0.36, 0.64),
+    contrast=(0.16, 0.5),
+    object_hue=(-0.08, 0.24),
+    object_saturation=(0.05, 0.6),
+    object_value=(0.3, 1.0),
+    camouflage_chance=0.3,
+    backgrounds=('terrain', 'tiles', 'spotlit', 'foliage', 'horizon'),
+    background_hue=(0.05, 0.5),
+    background_saturation=(0.1, 0.5),
+    background_value=(0.25, 0.75),
+    background_relief=(0.03, 0.12),
+    clutter_chance=0.65,
+    clutter_items=(8, 30),
+    clutter_contrast=(0.04, 0.18),
+    object_count_weights=(3, 5, 7, 9, 10, 10, 9, 8, 7, 6, 5, 4),
+    size_spread=1.0,
+    coverage=(0.23, 0.42),
+    overlap_chance=0.65,
+    distractors=(1, 6),
+    shading=(0.15, 0.4),
+    bevel=(0.05, 0.3),
+    shadow=(0.3, 0.6),
+    light_field=(0.1, 0.28),
+    vignette=(0.1, 0.45),
+    exposure=(0.75, 1.25),
+    tint=0.12,
+    blur_chance=0.5,
+    blur=(0.4, 1.1),
+    grain=(0.008, 0.028),
+)
+
+STYLES = {style.name: style for style in (STYLE_A, STYLE_B)}

@@ -15,6 +15,7 @@ import cv2
 from .corruptions import corrupt
 from .files import (
     MANIFEST,
+    UNFINISHED,
     annotation,
     coco_document,
     image_name,
@@ -91,13 +92,16 @@ def chunks(count: int) -> list[range]:
 
 
 def clear(folder: Path, overwrite: bool) -> None:
-    """Make room for a set. Only what a set consists of is removed, the manifest first."""
+    """Make room for a set. Only what a set consists of is removed, and only where a set was made before."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f'--out {folder} is a file: name a folder')
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not overwrite:
         raise ValueError(f'--out {folder} is not empty: name an empty folder or add --overwrite')
+    if not any((folder / mark).is_file() for mark in (MANIFEST, UNFINISHED)):
+        raise ValueError(f'--out {folder} holds other files than a mini-COCO set: name an empty folder')
+    (folder / UNFINISHED).touch()
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in ('annotations', *SPLITS, TWINS):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -106,6 +110,8 @@ def clear(folder: Path, overwrite: bool) -> None:
 def make_set(folder: Path, plan: Plan, workers: int, overwrite: bool, progress: Progress) -> None:
     """Write the whole set; a folder without a manifest is an unfinished one."""
     clear(folder, overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED).touch()
     digests: dict[str, str] = {}
     with chunk_runner(workers) as run:
         for split in planned_splits(plan):
@@ -115,6 +121,7 @@ def make_set(folder: Path, plan: Plan, workers: int, overwrite: bool, progress: 
         for kind, severity in twin_names(plan):
             make_twin(folder, plan, kind, severity, clean, run, digests, progress)
     write_manifest(folder, digests)
+    (folder / UNFINISHED).unlink()
 
 
 def make_split(
