@@ -1,0 +1,237 @@
+"""Quantized layers: float parameter names, one weight for both branches, one activation quantizer per branch.
+
+A branch-aware layer is called with the tensor of both branches - the leading ``split.high`` entries of dimension 0 are
+high, the rest low - so that the branches share one matrix product and the weight is quantized once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .quantizers.base import Quantizer
+
+BRANCHES = ('high', 'low')
+
+
+class Split(Protocol):
+    """Where the branches meet: ``high`` entries of dimension 0 belong to the high branch.
+
+    ``real``, given only where there is padding: (windows, tokens) bool, False for padding tokens.
+    """
+
+    high: int
+    real: Tensor | None
+
+
+class KeepFloat(nn.Module):
+    """In the place of a quantizer where an override leaves a role float."""
+
+    def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
+        """Return ``x``."""
+        return x
+
+
+class BranchQuantizers(nn.Module):
+    """The quantizers of one activation: ``high`` and, inside two-branch blocks, ``low``.
+
+    Args:
+        make: builds the quantizer of a branch, 'high' or 'low'.
+        two: whether there is a low branch.
+        token_axis: which axis of a windowed tensor counts tokens, from the end.
+    """
+
+    def __init__(self, make: Callable[[str], Quantizer], two: bool, token_axis: int = -2) -> None:
+        super().__init__()
+        self.high = make('high')
+        self.low = make('low') if two else None
+        self.token_axis = token_axis
+
+    def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
+        """Quantize each branch's slice of ``x``; without a split, or without a low branch, all of it is high."""
+        if split is None or self.low is None:
+            return self._observe(self.high, x, None) if self.high.mode == 'observe' else self.high(x)
+        high, low = x[: split.high], x[split.high :]
+        if 'observe' in (self.high.mode, self.low.mode):
+            self._observe_branches(high, low, split)
+            return x
+        if torch.is_grad_enabled() or self.high.mode != 'quantize' or self.low.mode != 'quantize':
+            # an empty branch is called too, so that its learned parameters get a gradient (of zero)
+            return torch.cat([self.high(high), self.low(low)])
+        out = torch.empty_like(x)
+        if len(high):
+            self.high(high, out[: split.high])
+        if len(low):
+            self.low(low, out[split.high :])
+        return out
+
+    def _observe_branches(self, high: Tensor, low: Tensor, split: Split) -> None:
+        real = getattr(split, 'real', None)
+        for quantizer, x, selected in (
+            (self.high, high, None if real is None else real[: split.high]),
+            (self.low, low, None if real is None else real[split.high :]),
+        ):
+            if quantizer is not None and quantizer.mode == 'observe':
+                self._observe(quantizer, x, selected)
+
+    def _observe(self, quantizer: Quantizer, x: Tensor, real: Tensor | None) -> Tensor:
+        """Padding tokens carry no information about the data: they are left out."""
+        if real is None:
+            quantizer(x)
+            return x
+        seen = x.movedim(self.token_axis, 1)[real]
+        quantizer(seen.transpose(-1, -2) if self.token_axis == -1 else seen)
+        return x
+
+    def branches(self) -> dict[str, Quantizer]:
+        """The quantizers by branch name."""
+        return {name: quantizer for name in BRANCHES if (quantizer := getattr(self, name)) is not None}
+
+
+class QuantWeight(nn.Module):
+    """What quantized Linear and Conv2d share: the weight quantizer, the frozen state, an optional extra bias."""
+
+    branch_aware = True
+    weight: Any
+    bias: Any
+    weight_quant: Quantizer | KeepFloat
+    input_quant: BranchQuantizers | KeepFloat
+    folded: Tensor
+    _frozen: Tensor | None
+    _added_bias: bool
+
+    def adopt(
+        self, weight_quant: Quantizer | KeepFloat, input_quant: BranchQuantizers | KeepFloat, add_bias: bool
+    ) -> None:
+        """Take over the quantizers; ``add_bias`` creates a bias of zero where the float layer has none."""
+        self.register_buffer('folded', torch.zeros((), dtype=torch.uint8))
+        self.weight_quant = weight_quant
+        self.input_quant = input_quant
+        self._frozen = None
+        self._added_bias = add_bias and self.bias is None
+        if self._added_bias:
+            self.bias = nn.Parameter(self.weight.new_zeros(self.weight.shape[0]))
+
+    def quantized_weight(self) -> Tensor:
+        """The fake-quantized weight, the same for both branches."""
+        return self.weight_quant(self.weight) if self._frozen is None else self._frozen
+
+    def freeze(self) -> None:
+        """Keep the quantized weight across forwards, until ``train()``, loading, or a move of dtype or device.
+
+        For evaluation only. Whoever changes the weight in another way calls :meth:`unfreeze`.
+        """
+        if self.training:
+            raise ValueError('frozen weights are for evaluation; call eval() first')
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """As :meth:`freeze`, in any mode: whoever calls this lets go at the end of the same forward."""
+        self._frozen = self.weight_quant(self.weight).detach()
+
+    def unfreeze(self) -> None:
+        """Quantize the weight anew in every forward."""
+        self._frozen = None
+
+    def train(self, mode: bool = True) -> Any:
+        self.unfreeze()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.unfreeze()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.unfreeze()
+        state_dict.setdefault(f'{prefix}folded', torch.zeros_like(self.folded))
+        if self._added_bias:
+            state_dict.setdefault(f'{prefix}bias', torch.zeros_like(self.bias))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class QuantLinear(QuantWeight, nn.Linear):
+    """Linear layer with quantized weight and input."""
+
+    def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return F.linear(self.input_quant(x, split), self.quantized_weight(), self.bias)
+
+
+class QuantConv2d(QuantWeight, nn.Conv2d):
+    """Convolution with quantized weight and input."""
+
+    def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
+        """Map (B, C, H, W) to (B, out_channels, H', W')."""
+        return self._conv_forward(self.input_quant(x, split), self.quantized_weight(), self.bias)
+
+
+class QuantMatmul(nn.Module):
+    """Product of two quantized activations.
+
+    Args:
+        left: name and quantizers of the left operand.
+        right: name and quantizers of the right operand.
+    """
+
+    branch_aware = True
+
+    def __init__(self, left: tuple[str, BranchQuantizers], right: tuple[str, BranchQuantizers]) -> None:
+        super().__init__()
+        self.operands = nn.ModuleDict(dict([left, right]))
+
+    def forward(self, left: Tensor, right: Tensor, split: Split | None = None) -> Tensor:
+        """(..., M, K) times (..., K, N)."""
+        quantize_left, quantize_right = self.operands.values()
+        return quantize_left(left, split) @ quantize_right(right, split)
+
+
+def to_quant_linear(layer: nn.Linear, weight_quant: Any, input_quant: Any, add_bias: bool = False) -> QuantLinear:
+    """A QuantLinear that owns the parameters of ``layer``."""
+    quant = QuantLinear(layer.in_features, layer.out_features, bias=False, device='meta')
+    return _take_over(quant, layer, weight_quant, input_quant, add_bias)
+
+
+def to_quant_conv2d(layer: nn.Conv2d, weight_quant: Any, input_quant: Any, add_bias: bool = False) -> QuantConv2d:
+    """A QuantConv2d that owns the parameters of ``layer``."""
+    quant = QuantConv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,  # type: ignore[arg-type]
+        layer.stride,  # type: ignore[arg-type]
+        layer.padding,  # type: ignore[arg-type]
+        layer.dilation,  # type: ignore[arg-type]
+        layer.groups,
+        bias=False,
+        padding_mode=layer.padding_mode,
+        device='meta',
+    )
+    return _take_over(quant, layer, weight_quant, input_quant, add_bias)
+
+
+def _take_over(quant: Any, layer: nn.Linear | nn.Conv2d, weight_quant: Any, input_quant: Any, add_bias: bool) -> Any:
+    quant.weight = layer.weight
+    quant.bias = layer.bias
+    quant.adopt(weight_quant, input_quant, add_bias)
+    # not train(): it would drop what was just set up, and mmdet's heads keep their own modes
+    quant.training = layer.training
+    return quant
+
+
+@contextmanager
+def held_weights(module: nn.Module) -> Iterator[None]:
+    """Quantize each weight once however often its layer is called inside; without gradients only."""
+    layers = [] if torch.is_grad_enabled() else [child for child in module.modules() if isinstance(child, QuantWeight)]
+    loose = [layer for layer in layers if layer._frozen is None]
+    try:
+        for layer in loose:
+            layer.hold()
+        yield
+    finally:
+        for layer in loose:
+            layer.unfreeze()

@@ -1,0 +1,220 @@
+"""The method interface: the quantizer of each tensor, the calibration of a block, whole-model steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from inspect import signature
+from typing import Any, Protocol
+
+from torch import nn
+
+from ...registry import QUANT_METHODS, lookup
+from ..functional import check_bits
+from ..layers import BranchQuantizers, QuantWeight
+from ..observers import MinMaxRange, Samples
+from ..quantizers.base import Quantizer, RangeFinder, quantizer_mode
+from ..roles import BRANCH_ROLES, ROLES, roles_of
+
+GRID_KEYS = ('symmetric', 'per_channel')
+OVERRIDE_KEYS = ('pattern', 'roles', 'w_bits', 'a_bits', 'low_a_bits', 'enabled', *GRID_KEYS)
+
+
+class BlockInputs(Protocol):
+    """The stored inputs of one block, as a calibrator hands them to a method."""
+
+    def replay(self, block: nn.Module) -> None:
+        """Run the block over all of them: every window through the high branch, the lowest half through the low one."""
+
+    def reduce(self, quantizers: Iterable[Quantizer]) -> None:
+        """Merge the observers' statistics over ranks, in place."""
+
+
+class Method:
+    """Base of the methods: uniform quantizers everywhere, ranges found by ``range_finder``.
+
+    A method overrides what it does differently: ``quantizer_config`` (the grid of a role), ``range_finder``,
+    ``calibrate`` (one block at a time, in forward order) or ``finalize``.
+
+    Args:
+        w_bits: bits of weights.
+        a_bits: bits of activations; of the high branch inside two-branch blocks.
+        low_a_bits: bits of activations in the low branch; ``a_bits`` if not given.
+        patch_bits: bits of the patch embedding's input, the image.
+        w_symmetric: centre weight grids on zero.
+        w_per_channel: one weight grid per output channel instead of one per layer.
+        a_symmetric: centre uniform activation grids on zero.
+        overrides: dicts with a ``pattern`` for module paths (``stages.3.*``), optionally ``roles``, and what to change:
+            ``w_bits``, ``a_bits``, ``low_a_bits``, ``symmetric``, ``per_channel``, or ``enabled=False`` to leave the
+            tensors float. The last match wins.
+    """
+
+    name = 'Method'
+
+    def __init__(
+        self,
+        w_bits: int = 8,
+        a_bits: int = 8,
+        low_a_bits: int | None = None,
+        patch_bits: int = 8,
+        w_symmetric: bool = False,
+        w_per_channel: bool = True,
+        a_symmetric: bool = False,
+        overrides: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.w_bits = check_bits(w_bits, 'quant.w_bits')
+        self.a_bits = check_bits(a_bits, 'quant.a_bits')
+        self.low_a_bits = self.a_bits if low_a_bits is None else check_bits(low_a_bits, 'quant.low_a_bits')
+        self.patch_bits = check_bits(patch_bits, 'quant.patch_bits')
+        self.w_symmetric = w_symmetric
+        self.w_per_channel = w_per_channel
+        self.a_symmetric = a_symmetric
+        _check_order(self.a_bits, self.low_a_bits, 'quant')
+        self.overrides = [_check_override(index, override) for index, override in enumerate(overrides)]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The full config, defaults spelled out: what checkpoints carry. Options are attributes of the same name."""
+        return {'method': self.name, **{option: getattr(self, option) for option in method_options(type(self))}}
+
+    def adopt(self, backbone: nn.Module) -> None:
+        """Set up what the method needs beside quantizers, once the layers are replaced."""
+
+    def roles(self, module_path: str) -> dict[str, dict[str, Any]]:
+        """Quantizer config of every role of a layer; empty for a layer that stays float."""
+        configs = {role: self._config_of(module_path, role) for role in roles_of(module_path)}
+        return {role: config for role, config in configs.items() if config is not None}
+
+    def quantizer_config(self, role: str) -> dict[str, Any]:
+        """The grid of a role, without its bits: ``type`` and the options of that quantizer."""
+        if role == 'weight':
+            return {'type': 'Uniform', 'symmetric': self.w_symmetric, 'per_channel': self.w_per_channel}
+        return {'type': 'Uniform', 'symmetric': self.a_symmetric}
+
+    def range_finder(self, quantizer: Quantizer) -> RangeFinder:
+        """What turns statistics into the range of a quantizer."""
+        return MinMaxRange()
+
+    def needs_bias(self, module_path: str) -> bool:
+        """Whether the layer gets a bias it did not have, because this method folds something into it."""
+        return False
+
+    def calibrate(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
+        """Fit all quantizers of one block; everything before it is quantized already.
+
+        Returns:
+            Signal to quantization noise in dB of each activation quantizer, by its name.
+        """
+        self.fit_weights(block)
+        return self.fit_activations(block, inputs)
+
+    def finalize(self, model: nn.Module) -> None:
+        """Whole-model steps after the last block."""
+
+    def fit_weights(self, block: nn.Module) -> None:
+        """Fit the weight quantizers of a block to its weights."""
+        for layer in block.modules():
+            if isinstance(layer, QuantWeight):
+                quantizer = layer.weight_quant
+                if not isinstance(quantizer, Quantizer):
+                    continue
+                samples = Samples.exact(layer.weight, quantizer.axis, quantizer.name)
+                quantizer.fit(samples, self.range_finder(quantizer))
+                layer.unfreeze()
+
+    def fit_activations(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
+        """Observe the block's activations in two passes and fit their quantizers; returns dB by name."""
+        quantizers = activation_quantizers(block)
+        samples = observe(block, inputs, quantizers)
+        return {quantizer.name: self.fit(quantizer, samples[quantizer.name]) for quantizer in quantizers}
+
+    def fit(self, quantizer: Quantizer, samples: Samples) -> float:
+        """Fit one activation quantizer; returns its dB."""
+        if quantizer.axis is None:
+            samples = samples.together()
+        quantizer.fit(samples, self.range_finder(quantizer))
+        return samples.sqnr(quantizer.values_of(samples))
+
+    def _config_of(self, module_path: str, role: str) -> dict[str, Any] | None:
+        """Grid and bits of a role in quantizer terms, or None where an override leaves it float."""
+        chosen = {'w_bits': self.w_bits, 'a_bits': self.a_bits, 'low_a_bits': self.low_a_bits, 'enabled': True}
+        grid = self.quantizer_config(role)
+        for override in self.overrides:
+            if not fnmatchcase(module_path, override['pattern']) or role not in override.get('roles', ROLES):
+                continue
+            chosen.update({key: override[key] for key in chosen if key in override})
+            if 'low_a_bits' in override:
+                _check_order(chosen['a_bits'], chosen['low_a_bits'], f'quant.overrides {override["pattern"]!r}')
+            chosen['low_a_bits'] = min(chosen['low_a_bits'], chosen['a_bits'])
+            if grid['type'] == 'Uniform':
+                grid.update({key: override[key] for key in GRID_KEYS if key in override})
+        if not chosen['enabled']:
+            return None
+        if role == 'weight':
+            return {**grid, 'bits': chosen['w_bits']}
+        if role == 'patch_in':
+            return {**grid, 'bits': self.patch_bits}
+        low = {'low_bits': chosen['low_a_bits']} if role in BRANCH_ROLES else {}
+        return {**grid, 'bits': chosen['a_bits'], **low}
+
+
+def build_method(config: Mapping[str, Any], field: str = 'quant') -> Method:
+    """Turn ``quant=dict(method=..., ...)`` into a method; unknown names and options are ValueErrors."""
+    options = dict(config)
+    cls = lookup(QUANT_METHODS, options.pop('method', None), f'{field}.method')
+    known = method_options(cls)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f'{field} has unknown keys {unknown} for method {cls.__name__}; use {["method", *known]}')
+    method = cls(**options)
+    method.name = config['method']
+    return method
+
+
+def method_options(cls: type[Method]) -> list[str]:
+    """Names of the options a method takes, its bases' included."""
+    options: list[str] = []
+    for base in cls.__mro__:
+        if '__init__' in base.__dict__ and base is not object:
+            options += [
+                name for name, p in signature(base.__dict__['__init__']).parameters.items() if p.kind != p.VAR_KEYWORD
+            ]
+    return [name for name in dict.fromkeys(options) if name != 'self']
+
+
+def activation_quantizers(module: nn.Module) -> list[Quantizer]:
+    """All activation quantizers inside a module, in order of definition."""
+    branches = [child for child in module.modules() if isinstance(child, BranchQuantizers)]
+    return [quantizer for child in branches for quantizer in child.branches().values()]
+
+
+def observe(block: nn.Module, inputs: BlockInputs, quantizers: Sequence[Quantizer]) -> dict[str, Samples]:
+    """What each quantizer sees while the block runs over the inputs with its activations float, by name."""
+    with quantizer_mode(quantizers, 'observe'):
+        for start in (Quantizer.start_ranges, Quantizer.start_histogram):
+            for quantizer in quantizers:
+                start(quantizer)
+            inputs.replay(block)
+            inputs.reduce(quantizers)
+        return {quantizer.name: quantizer.finish() for quantizer in quantizers}
+
+
+def _check_order(a_bits: int, low_a_bits: int, field: str) -> None:
+    if low_a_bits > a_bits:
+        raise ValueError(f'{field}.low_a_bits={low_a_bits} is above a_bits={a_bits}; low windows get fewer bits')
+
+
+def _check_override(index: int, override: Mapping[str, Any]) -> dict[str, Any]:
+    field = f'quant.overrides[{index}]'
+    unknown = sorted(set(override) - set(OVERRIDE_KEYS))
+    if unknown:
+        raise ValueError(f'{field} has unknown keys {unknown}; use some of {list(OVERRIDE_KEYS)}')
+    if not isinstance(override.get('pattern'), str):
+        raise ValueError(f"{field}.pattern is missing; give a pattern for module paths such as 'stages.3.*'")
+    for role in override.get('roles', ()):
+        if role not in ROLES:
+            raise ValueError(f'{field}.roles has {role!r}; use some of {list(ROLES)}')
+    for key in ('w_bits', 'a_bits', 'low_a_bits'):
+        if key in override:
+            check_bits(override[key], f'{field}.{key}')
+    return dict(override)

@@ -1,0 +1,164 @@
+"""RepQ-ViT (arXiv 2212.08254): scale reparameterisation after LayerNorm and log-sqrt2 attention, without training.
+
+LayerNorm outputs are calibrated per channel (s_c, z_c) and folded into a per-tensor grid (section 3.2):
+s~ = mean s_c, z~ = round(mean z_c), r = s_c / s~, b = s~ (z~ - z_c); the norm becomes gamma / r, beta / r - b and the
+linear layer behind it W~ = W diag(r), bias~ = bias + W~ b. With the zero point rounded the fold is exact. Weights are
+fitted a second time, to W~. Both branches share W and therefore (r, b), taken from the high branch; the low branch has
+its own (s, z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...registry import QUANT_METHODS
+from ..layers import BranchQuantizers, QuantLinear
+from ..observers import MSERange, PercentileSearchRange, Samples
+from ..quantizers.base import Quantizer, RangeFinder
+from ..quantizers.uniform import UniformQuantizer
+from ..roles import LAYER_NORM_ROLES, roles_of
+from .base import BlockInputs, Method, activation_quantizers, observe
+
+
+class Fold(NamedTuple):
+    """LayerNorms (one per branch) and the linear layer that reads them.
+
+    ``padded`` is the module whose ``pad_value`` replaces the zeros with which stock Swin pads the norm's output.
+    """
+
+    norms: list[nn.LayerNorm]
+    linear: Any
+    padded: Any = None
+
+
+@QUANT_METHODS.register_module()
+class RepQ(Method):
+    """Post-training quantization of RepQ-ViT, for both branches.
+
+    Args:
+        percentiles: shares tried at both ends of every range; the one of least squared error is kept.
+    """
+
+    def __init__(self, percentiles: Sequence[float] = (0.999, 0.9999, 0.99999), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.percentiles = list(percentiles)
+        self._search = PercentileSearchRange(self.percentiles)
+
+    def quantizer_config(self, role: str) -> dict[str, Any]:
+        if role == 'attn':
+            return {'type': 'LogSqrt2'}
+        if role in LAYER_NORM_ROLES:
+            return {'type': 'Uniform', 'observe_per_channel': True, 'include_zero': False}
+        return super().quantizer_config(role)
+
+    def range_finder(self, quantizer: Quantizer) -> RangeFinder:
+        return self._search
+
+    def needs_bias(self, module_path: str) -> bool:
+        return roles_of(module_path)[1] in LAYER_NORM_ROLES
+
+    def adopt(self, backbone: nn.Module) -> None:
+        block: Any
+        for block in backbone.modules():
+            if hasattr(block, 'pad_value'):
+                block.pad_value = torch.zeros(block.norm1.normalized_shape)
+
+    def calibrate(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
+        self.fit_weights(block)
+        quantizers = activation_quantizers(block)
+        samples = observe(block, inputs, quantizers)
+        noise = {}
+        for fold in _folds(block):
+            noise.update(self._fold(fold, samples))
+            self.fit_weights(fold.linear)
+        for quantizer in quantizers:
+            if quantizer.name not in noise:
+                noise[quantizer.name] = self.fit(quantizer, samples[quantizer.name])
+        return {quantizer.name: noise[quantizer.name] for quantizer in quantizers}
+
+    def _fold(self, fold: Fold, samples: dict[str, Samples]) -> dict[str, float]:
+        branches: dict[str, Any] = fold.linear.input_quant.branches()
+        high = branches['high']
+        seen = samples[high.name]
+        scale, zero_point = high.parameters_for(*self._search(seen, high.simulate))
+        common_scale, common_zero, ratio, shift = reparameterise(scale, zero_point, dead=seen.low == seen.high)
+        fold_into(fold, ratio, shift)
+        high.set_grid(common_scale, common_zero)
+        if 'low' in branches:
+            self._fit_low(branches['low'], high, samples[branches['low'].name], fold.linear, ratio, shift)
+        noise = {}
+        for quantizer in branches.values():
+            seen = samples[quantizer.name]
+            folded = seen.values / ratio[:, None] - shift[:, None]
+            folded = quantizer(folded.to(quantizer.scale.device)).cpu()
+            noise[quantizer.name] = seen.sqnr((folded + shift[:, None]) * ratio[:, None])
+        return noise
+
+    @staticmethod
+    def _fit_low(
+        low: UniformQuantizer, high: UniformQuantizer, seen: Samples, linear: QuantLinear, ratio: Tensor, shift: Tensor
+    ) -> None:
+        """The low grid: it starts with the high one's range and is refined on what the low windows hold.
+
+        The error of a channel counts by its weights' squares: what it does to the layer's output.
+        """
+        values = seen.values / ratio[:, None] - shift[:, None]
+        weights = seen.counts * linear.weight.detach().double().cpu().square().sum(0)[:, None]
+        start_low, start_high = (end.cpu().view(1) for end in high.ends())
+        pooled = Samples.pooled(values, weights)
+        samples = Samples(pooled.values, pooled.counts, start_low, start_high)
+        low.fit(samples, MSERange())
+
+
+def reparameterise(scale: Tensor, zero_point: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Common scale and zero point of per-channel ones, and the ratio and shift that take each channel there.
+
+    Args:
+        scale: (C,) step per channel.
+        zero_point: (C,) whole numbers.
+        dead: (C,) constant channels, which have no say in the common grid.
+    """
+    voting = ~dead if bool((~dead).any()) else torch.ones_like(dead)
+    common_scale = scale[voting].mean()
+    common_zero = torch.round(zero_point[voting].mean())
+    return common_scale, common_zero, scale / common_scale, common_scale * (common_zero - zero_point)
+
+
+@torch.no_grad()
+def fold_into(fold: Fold, ratio: Tensor, shift: Tensor) -> None:
+    """Move ratio and shift out of the norms into the linear layer, in float64."""
+    linear = fold.linear
+    ratio, shift = (value.double().to(linear.weight.device) for value in (ratio, shift))
+    for norm in fold.norms:
+        norm.bias.copy_(norm.bias.double() / ratio - shift)
+        norm.weight.copy_(norm.weight.double() / ratio)
+    weight = linear.weight.double() * ratio
+    linear.bias.copy_(linear.bias.double() + weight @ shift)
+    linear.weight.copy_(weight)
+    linear.folded.fill_(1)
+    if fold.padded is not None:
+        fold.padded.pad_value.copy_(-shift)
+
+
+def _folds(block: Any) -> list[Fold]:
+    """The norms of a Swin block or a patch merging that feed a layer with a per-tensor uniform input quantizer."""
+    if hasattr(block, 'norm1_low'):
+        found = [
+            Fold([block.norm1, block.norm1_low], block.attn.w_msa.qkv, block),
+            Fold([block.norm2, block.norm2_low], block.ffn.layers[0][0]),
+        ]
+    elif hasattr(block, 'reduction') and block.norm is not None:
+        found = [Fold([block.norm], block.reduction)]
+    else:
+        found = []
+    return [fold for fold in found if _is_foldable(fold.linear)]
+
+
+def _is_foldable(linear: nn.Module) -> bool:
+    if not isinstance(linear, QuantLinear) or not isinstance(linear.input_quant, BranchQuantizers):
+        return False
+    return all(isinstance(q, UniformQuantizer) and q.axis is None for q in linear.input_quant.branches().values())

@@ -1,0 +1,105 @@
+"""Put a method's quantizers into a model: layers are replaced in place, parameters keep their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from ..registry import QUANTIZERS, lookup
+from .layers import BranchQuantizers, KeepFloat, QuantMatmul, QuantWeight, to_quant_conv2d, to_quant_linear
+from .methods import Method, build_method
+from .quantizers import Quantizer
+from .roles import BRANCH_ROLES, MATMUL_ROLES, roles_of
+from .state import CONFIG_BUFFER, encode_config
+
+TOKEN_AXIS = {'k': -1}
+"""Keys come transposed: (windows, heads, channels, tokens); elsewhere tokens are the last axis but one."""
+
+
+def prepare(backbone: nn.Module, quant: Mapping[str, Any]) -> Method:
+    """Quantize a two-branch backbone according to ``quant``; it stays uncalibrated.
+
+    The method is kept as ``backbone.quant_method`` and the config as a buffer that checkpoints carry.
+    """
+    method = build_method(quant, 'quant')
+    replace_layers(backbone, method)
+    backbone.quant_method = method  # type: ignore[assignment]
+    method.adopt(backbone)
+    backbone.register_buffer(CONFIG_BUFFER, encode_config(method.config))
+    return method
+
+
+def replace_layers(root: nn.Module, method: Method, skip: Callable[[str], bool] = lambda path: False) -> list[str]:
+    """Replace every Linear, Conv2d and attention product below ``root`` by what ``method`` says.
+
+    Args:
+        root: module whose children are replaced.
+        method: gives the roles of each module path, relative to ``root``.
+        skip: paths that stay float.
+
+    Returns:
+        The replaced paths.
+    """
+    paths: list[str] = []
+    for parent_path, parent in list(root.named_modules()):
+        for name, child in list(parent.named_children()):
+            path = f'{parent_path}.{name}' if parent_path else name
+            if isinstance(child, nn.Linear | nn.Conv2d) and not isinstance(child, QuantWeight) and not skip(path):
+                paths.append(path)
+                if roles := method.roles(path):
+                    setattr(parent, name, quant_layer(child, path, roles, method.needs_bias(path)))
+        if hasattr(parent, 'query_key'):
+            for name in MATMUL_ROLES:
+                path = f'{parent_path}.{name}'
+                paths.append(path)
+                setattr(parent, name, _quant_product(parent, name, path, method.roles(path)))
+    for override in method.overrides:
+        if not any(fnmatchcase(path, override['pattern']) for path in paths):
+            raise ValueError(
+                f'quant.overrides pattern {override["pattern"]!r} matches no layer; paths look like {paths[:3]}'
+            )
+    return paths
+
+
+def quant_layer(layer: Any, path: str, roles: dict[str, dict[str, Any]], add_bias: bool = False) -> nn.Module:
+    """The quantized twin of a Linear or Conv2d; a role that is missing stays float."""
+    activations = [role for role in roles_of(path) if role != 'weight']
+    conv = isinstance(layer, nn.Conv2d)
+    outputs, channels = layer.weight.shape[0], (layer.in_channels if conv else layer.in_features)
+    weight_quant = _build(roles['weight'], f'{path}.weight', 0, outputs) if 'weight' in roles else KeepFloat()
+    inputs = _branches(roles, activations[0], path, 1 if conv else -1, channels)
+    return (to_quant_conv2d if conv else to_quant_linear)(layer, weight_quant, inputs, add_bias)
+
+
+def _quant_product(attention: Any, name: str, path: str, roles: dict[str, dict[str, Any]]) -> nn.Module | None:
+    if not roles:
+        return None
+    tokens = attention.window_size[0] * attention.window_size[1]
+    head_channels = attention.embed_dims // attention.num_heads
+    operands = [
+        (role, _branches(roles, role, path, -2 if role == 'k' else -1, tokens if role == 'attn' else head_channels))
+        for role in MATMUL_ROLES[name]
+    ]
+    return QuantMatmul(*operands)
+
+
+def _branches(roles: dict[str, dict[str, Any]], role: str, path: str, axis: int, channels: int) -> Any:
+    if role not in roles:
+        return KeepFloat()
+    config = dict(roles[role])
+    low_bits = config.pop('low_bits', config['bits'])
+
+    def make(branch: str) -> Quantizer:
+        bits = low_bits if branch == 'low' else config['bits']
+        return _build({**config, 'bits': bits}, f'{path}.{role}.{branch}', axis, channels)
+
+    return BranchQuantizers(make, two=role in BRANCH_ROLES, token_axis=TOKEN_AXIS.get(role, -2))
+
+
+def _build(config: dict[str, Any], name: str, axis: int, channels: int) -> Quantizer:
+    options = dict(config)
+    cls = lookup(QUANTIZERS, options.pop('type', None), f'{name}: type')
+    return cls(name=name, axis=axis, channels=channels, **options)
