@@ -25,10 +25,12 @@ class Split(NamedTuple):
     Attributes:
         high: entries of the high branch.
         slots: (entries,) place of each token among windows * tokens, or None where dimension 0 counts windows.
+        real: (windows, tokens) bool, False for padding; None where dimension 0 counts tokens or there is no padding.
     """
 
     high: int
     slots: Tensor | None = None
+    real: Tensor | None = None
 
 
 def call_layer(layer: nn.Module, x: Tensor, split: Split) -> Tensor:

@@ -11,6 +11,7 @@ import torch.utils.checkpoint
 from mmdet.models.backbones.swin import SwinBlock
 from torch import Tensor, nn
 
+from mixaq_mmdet.quantization import held_weights
 from mixaq_mmdet.windows.assignment import Assignment, Run
 from mixaq_mmdet.windows.rows import replace_rows, spread_rows, take_rows, with_zero_gradients
 
@@ -46,7 +47,9 @@ class TwoBranchSwinBlock(SwinBlock):
         return stock
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Fill the low norms of files that have none (stock ones) from the high norms."""
+        """Fill what stock files lack: the low norms from the high ones, and the pad value with stock's zero."""
+        if self.pad_value is not None:
+            state_dict.setdefault(f'{prefix}pad_value', torch.zeros_like(self.pad_value))
         for low, high in LOW_NORMS.items():
             for name, _ in getattr(self, high).named_parameters():
                 source = state_dict.get(f'{prefix}{high}.{name}')
@@ -77,8 +80,9 @@ class TwoBranchSwinBlock(SwinBlock):
             stream = self._replace_with_gradients(work, stream, assignment)
         else:
             out = stream.clone() if assignment.counts.pruned else torch.empty_like(stream)
-            for run in assignment.runs:
-                out.index_copy_(0, run.rows, work(stream, run))
+            with held_weights(self):
+                for run in assignment.runs:
+                    out.index_copy_(0, run.rows, work(stream, run))
             stream = out
         return stream.view(batch, length, channels)
 
@@ -126,8 +130,9 @@ class TwoBranchSwinBlock(SwinBlock):
         Returns:
             (T, C).
         """
-        windows = self._to_windows(self._normalise('norm1', tokens, run), run)
-        update = self.attn.w_msa(windows, biases, run.segments, Split(run.high_windows))
+        real = self._real_tokens(run)
+        windows = self._to_windows(self._normalise('norm1', tokens, run), run, real)
+        update = self.attn.w_msa(windows, biases, run.segments, Split(run.high_windows, real=real))
         tokens = _add(tokens, self._to_tokens(update, run), scales[0])
         update = self._feed_forward(self._normalise('norm2', tokens, run), run)
         return _add(tokens, update, scales[1])
@@ -140,16 +145,26 @@ class TwoBranchSwinBlock(SwinBlock):
             return low(tokens)
         return torch.cat((high(tokens[: run.high_tokens]), low(tokens[run.high_tokens :])))
 
-    def _to_windows(self, tokens: Tensor, run: Run) -> Tensor:
+    def _real_tokens(self, run: Run) -> Tensor | None:
+        """(windows, tokens) bool, False for padding; None if there is none."""
+        if run.slots is None:
+            return None
+        real = torch.zeros(run.windows * self.window_tokens, dtype=torch.bool, device=run.slots.device)
+        real[run.slots] = True
+        return real.view(run.windows, -1)
+
+    def _to_windows(self, tokens: Tensor, run: Run, real: Tensor | None) -> Tensor:
         """(T, C) real tokens to (windows, tokens, C) with padding tokens at their value."""
         if run.slots is not None:
-            size = run.windows * self.attn.window_size**2
-            tokens = spread_rows(tokens, run.slots, size)
+            tokens = spread_rows(tokens, run.slots, run.windows * self.window_tokens)
             if self.pad_value is not None:
-                is_padding = torch.ones(size, 1, dtype=torch.bool, device=tokens.device)
-                is_padding[run.slots] = False
-                tokens = torch.where(is_padding, self.pad_value.to(tokens.dtype), tokens)
+                tokens = torch.where(real.view(-1, 1), tokens, self.pad_value.to(tokens.dtype))
         return tokens.view(run.windows, -1, tokens.shape[-1])
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of a window."""
+        return self.attn.window_size**2
 
     def _to_tokens(self, windows: Tensor, run: Run) -> Tensor:
         """Undo :meth:`_to_windows`."""

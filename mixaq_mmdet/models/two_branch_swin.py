@@ -11,7 +11,7 @@ import torch
 from mmdet.models.backbones.swin import SwinTransformer
 from torch import Tensor
 
-from mixaq_mmdet import quantization
+from mixaq_mmdet.quantization import check_saved_config, prepare
 from mixaq_mmdet.registry import MODELS
 from mixaq_mmdet.windows.importance import build_importance, content_map, image_keys, pool_content
 from mixaq_mmdet.windows.rows import with_zero_gradients
@@ -64,14 +64,7 @@ class TwoBranchSwin(SwinTransformer):
         self._records: list[StageRecord] | None = None
         self.set_ratios(low_ratios, prune_ratios)
         if quant is not None:
-            self._prepare_quantization(quant)
-
-    def _prepare_quantization(self, quant: Mapping[str, Any]) -> None:
-        """Hand the built backbone to the quantization package, which replaces layers in place."""
-        prepare = getattr(quantization, 'prepare', None)
-        if prepare is None:
-            raise ValueError(f'quant={dict(quant)}: this version has no quantization methods; remove quant')
-        prepare(self, quant)
+            prepare(self, quant)
 
     @property
     def low_ratios(self) -> tuple[float, ...]:
@@ -178,8 +171,9 @@ class TwoBranchSwin(SwinTransformer):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Refuse files of another architecture; mmengine would only warn and go on with random weights."""
+        """Refuse files of another architecture or quantization; mmengine would only warn and go on with nonsense."""
         refuse_foreign_weights(self, self._stock_names, state_dict, prefix)
+        check_saved_config(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
