@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from ..models.checkpoint_dialects import PREFIX, StateDict, translate
+from ..models.checkpoint_dialects import PREFIX, StateDict, is_stock_name, translate
 from ..models.checkpoint_geometry import infer_backbone_cfg
 from ..registry import MODELS
 from .checkpoint_files import dataset_meta, pick_weights, read_checkpoint, write_checkpoint
@@ -60,26 +60,21 @@ def convert_checkpoint(
     weights, place = pick_weights(checkpoint, ema)
     state_dict, dialect = translate(weights)
     backbone = infer_backbone_cfg(state_dict)
-    missing: list[str] = []
-    fresh: list[str] = []
     dropped: list[str] = []
     if config is None:
-        expected = MODELS.build(dict(type='TwoBranchSwin', **backbone))
-        own = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
-        missing = [PREFIX + key for key in missing_tensors(own, expected, 'the TwoBranchSwin of its geometry')]
+        swin = MODELS.build(dict(type='TwoBranchSwin', **backbone)).state_dict()
+        target, expected = 'the TwoBranchSwin of its geometry', {PREFIX + key: value for key, value in swin.items()}
     else:
-        model = build_model(config)
-        known = model.state_dict()
-        dropped = [key for key in state_dict if key not in known]
-        state_dict = {key: value for key, value in state_dict.items() if key in known}
-        parts = _parts_to_compare(state_dict, dropped, known)
-        fresh = sorted({key.split('.')[0] for key in known} - parts)
-        missing = missing_tensors(state_dict, model, str(config), parts)
+        target, expected = str(config), build_model(config).state_dict()
+        dropped = [key for key in state_dict if key not in expected]
+    parts, fresh = _parts_to_fill(_parts(state_dict), _parts(expected))
+    missing = missing_tensors(state_dict, expected, target, parts)
+    state_dict = {key: value for key, value in state_dict.items() if key not in set(dropped)}
     meta = dict(converted_from=dialect.name, dataset_meta=dataset_meta(checkpoint))
     if not meta['dataset_meta']:
         del meta['dataset_meta']
     write_checkpoint(dict(meta=meta, state_dict=state_dict), dst)
-    return Conversion(dialect.name, place, backbone, len(state_dict), missing, fresh, dropped)
+    return Conversion(dialect.name, place, backbone, len(state_dict), missing, sorted(fresh), dropped)
 
 
 def build_model(config: str | Path) -> nn.Module:
@@ -89,16 +84,16 @@ def build_model(config: str | Path) -> nn.Module:
     return MODELS.build(cfg.model)
 
 
-def missing_tensors(state_dict: StateDict, model: nn.Module, target: str, parts: set[str] | None = None) -> list[str]:
-    """Load ``state_dict`` into ``model`` and return the float tensors that it lacked.
+def missing_tensors(state_dict: StateDict, expected: StateDict, target: str, parts: set[str]) -> list[str]:
+    """Return the float tensors that ``state_dict`` lacks of those a model is made of.
 
     A size mismatch, or more than 1 % of the float tensors missing, is a ValueError that lists them.
 
     Args:
-        target: what ``model`` was built from, for the messages.
-        parts: the top-level modules that ``state_dict`` is expected to fill; all by default.
+        expected: the state dict of the model.
+        target: what the model was built from, for the messages.
+        parts: the top-level modules that ``state_dict`` has to fill.
     """
-    expected = model.state_dict()
     mismatched = [
         f'{key}: {tuple(value.shape)} in SRC, {tuple(expected[key].shape)} in the model'
         for key, value in state_dict.items()
@@ -109,12 +104,13 @@ def missing_tensors(state_dict: StateDict, model: nn.Module, target: str, parts:
             f'SRC does not fit {target}: {len(mismatched)} tensors differ in size. Convert with the config it was '
             'trained with, and edit num_classes and the like afterwards:\n  ' + '\n  '.join(mismatched)
         )
-    # Loading, rather than a comparison of names, lets a model fill from stock weights what only it has.
-    unfilled = model.load_state_dict(state_dict, strict=False).missing_keys
-    compared = [key for key, value in expected.items() if value.is_floating_point()]
-    if parts is not None:
-        compared = [key for key in compared if key.split('.')[0] in parts]
-    missing = [key for key in unfilled if key in set(compared)]
+    # What only TwoBranchSwin has, it fills from stock weights when it loads.
+    compared = [
+        key
+        for key, value in expected.items()
+        if value.is_floating_point() and is_stock_name(key) and key.split('.')[0] in parts
+    ]
+    missing = [key for key in compared if key not in state_dict]
     if len(missing) > MAX_MISSING * len(compared):
         raise ValueError(
             f'SRC does not fit {target}: {len(missing)} of {len(compared)} float tensors are missing, '
@@ -123,8 +119,14 @@ def missing_tensors(state_dict: StateDict, model: nn.Module, target: str, parts:
     return missing
 
 
-def _parts_to_compare(state_dict: StateDict, dropped: list[str], known: StateDict) -> set[str]:
-    """The top-level modules a source answers for: all of a detector's, only the shared ones of a classifier's."""
-    parts = {key.split('.')[0] for key in known}
-    offered = {key.split('.')[0] for key in [*state_dict, *dropped]}
-    return parts & offered if offered <= _CLASSIFIER_PARTS else parts
+def _parts(state_dict: StateDict) -> set[str]:
+    return {key.split('.')[0] for key in state_dict}
+
+
+def _parts_to_fill(offered: set[str], wanted: set[str]) -> tuple[set[str], set[str]]:
+    """Split a model's top-level modules into those a source must fill and those that start untrained.
+
+    A detector answers for all of them, a backbone or classifier for what it shares.
+    """
+    filled = wanted & offered if offered <= _CLASSIFIER_PARTS else wanted
+    return filled, wanted - filled

@@ -25,6 +25,11 @@ StateDict = dict[str, Tensor]
 Renames = tuple[tuple[str, str], ...]
 
 PREFIX = 'backbone.'
+_STOCK_NAME = re.compile(
+    r'patch_embed\.(projection|norm)\.|absolute_pos_embed$|norm\d+\.|stages\.\d+\.(downsample\.(norm|reduction)\.|'
+    r'blocks\.\d+\.(norm[12]\.|ffn\.layers\.(0\.0|1)\.|attn\.w_msa\.(qkv\.|proj\.|relative_position_)))'
+)
+_LOW_NORM = re.compile(r'\.norm[12]_low\.')
 _SWIN_RENAMES: Renames = (
     (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
     (r'^layers\.', 'stages.'),
@@ -76,7 +81,20 @@ def detect_dialect(state_dict: StateDict) -> Dialect:
 def translate(state_dict: StateDict) -> tuple[StateDict, Dialect]:
     """Return ``state_dict`` in mmdet 3.x names together with the dialect it was written in."""
     dialect = detect_dialect(state_dict)
-    return dialect.translate(state_dict), dialect
+    translated = dialect.translate(state_dict)
+    strange = [key for key in translated if not is_stock_name(key) and not _LOW_NORM.search(key)]
+    if strange:
+        # Dropping quantizer state would leave folded weights that look like float ones.
+        raise ValueError(
+            f'SRC: its backbone holds {len(strange)} tensors that no float Swin has, such as {strange[:5]}; '
+            'convert the float checkpoint that it was made from'
+        )
+    return translated, dialect
+
+
+def is_stock_name(key: str) -> bool:
+    """Whether ``key`` is outside the backbone or one of those that mmdet's own Swin has; TwoBranchSwin has more."""
+    return not key.startswith(PREFIX) or bool(_STOCK_NAME.match(key, len(PREFIX)))
 
 
 def reorder_patch_merging(weight: Tensor, dim: int) -> Tensor:

@@ -58,7 +58,7 @@ def test_detector_backbones_compute_the_same_features(dialect, detector_swin, im
 
 @pytest.mark.parametrize('dialect', ['microsoft', 'mmpretrain'])
 def test_classifiers_compute_the_same_scores(dialect, classifier):
-    # The last map is exactly one window: detectors shift there and classifiers do not, but its single block never shifts.
+    # The last map is one window: detectors shift it, classifiers do not, and a single block never does.
     images = torch.randn(2, 3, 128, 128)
     source = classifier.state_dict()
     if dialect == 'mmpretrain':
@@ -82,8 +82,9 @@ def test_a_classifier_gives_the_earlier_stages_identity_norms(classifier, images
 
 def test_patch_merging_order_matters_and_is_its_own_definition():
     channels = 3
-    microsoft = torch.tensor([100 * row + 10 * column + c for column in (0, 1) for row in (0, 1) for c in range(channels)])
-    unfold = torch.tensor([100 * row + 10 * column + c for c in range(channels) for row in (0, 1) for column in (0, 1)])
+    positions = [(row, column) for column in (0, 1) for row in (0, 1)]
+    microsoft = torch.tensor([100 * row + 10 * column + c for row, column in positions for c in range(channels)])
+    unfold = torch.tensor([100 * row + 10 * column + c for c in range(channels) for row, column in sorted(positions)])
     assert torch.equal(reorder_patch_merging(microsoft, 0), unfold)
     assert not torch.equal(microsoft, unfold)
 
@@ -125,7 +126,7 @@ def test_mask2former_of_mmdet_2_gets_the_names_of_3(detector_swin):
         (lambda keys: {key.replace('layers', 'blocks9'): 0 for key in keys}, 'none of the dialects'),
         (lambda keys: dict.fromkeys(keys) | {f'backbone.{key}': 0 for key in keys}, 'several dialects'),
         (lambda keys: dict.fromkeys(keys) | {'layers.0.blocks.0.attn.logit_scale': 0}, 'Swin V2'),
-        (lambda keys: {key.replace('layers.0.down', 'layers.1.down'): 0 for key in keys if '2.down' not in key}, 'timm'),
+        (lambda keys: {key.replace('layers.0.down', 'layers.3.down'): 0 for key in keys}, 'timm'),
         (lambda keys: {}, 'none of the dialects'),
     ],
 )
@@ -133,6 +134,14 @@ def test_other_files_are_refused_with_what_was_seen(change, message, classifier)
     with pytest.raises(ValueError, match=message) as error:
         detect_dialect(change(list(classifier.state_dict())))
     assert 'Seen:' in str(error.value)
+
+
+def test_quantizer_state_is_not_dropped_silently(detector_swin):
+    source = with_prefix(mmcv_names(detector_swin.state_dict()))
+    low_norms = {'backbone.stages.0.blocks.0.norm1_low.weight': torch.ones(8)}
+    assert set(low_norms) <= set(translate(source | low_norms)[0])
+    with pytest.raises(ValueError, match='1 tensors that no float Swin has'):
+        translate(source | {'backbone.stages.0.blocks.0.attn.w_msa.qkv_in.scale': torch.ones(1)})
 
 
 def test_geometry_is_read_from_the_shapes(detector_swin, classifier):
