@@ -60,7 +60,8 @@ def _history_statistic(owner: Any, name: str) -> Any:
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise ValueError(
-            f'a checkpoint asks for attribute {name!r} of {owner!r}; only statistics of HistoryBuffer load'
+            f'the checkpoint asks for {name!r} of {owner!r}, which mmengine never writes; do not load it '
+            '(only the statistics of HistoryBuffer are looked up)'
         )
     return getattr(HistoryBuffer, name)
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Tiny tensors gain nothing from threads, and on a busy machine spinning threads cost most of the time. Before torch
+# is imported; the processes that tests start inherit it.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 from pathlib import Path
 
 import pytest

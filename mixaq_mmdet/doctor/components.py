@@ -130,7 +130,7 @@ COMPONENTS = (
         after=('torch', 'numpy', 'opencv'),
     ),
     Component('mmcv', _import('mmcv'), MMCV_FIX, ('mmcv', 'mmcv-lite', 'mmcv-full'), after=('mmengine',)),
-    Component('mmcv ops', _MMCV_OPS, MMCV_FIX, after=('mmcv',)),
+    Component('mmcv ops', _MMCV_OPS, MMCV_FIX, after=('torch', 'mmcv')),
     Component(
         'mmdet',
         _import('mmdet'),

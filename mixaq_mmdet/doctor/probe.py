@@ -1,4 +1,4 @@
-"""Run a probe in a process of its own, so that whatever it breaks, crashes or prints stays there."""
+"""Run probes in a process of their own, so that whatever they break, crash or print stays there."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .components import Component
 
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 600
 _MARK = '<<mixaq-doctor>>'
+# Reads the probes as JSON, runs them in order, reports each at once: what a crash leaves unreported is its work.
 _CHILD = f"""
 import json, sys
-report = {{}}
-try:
-    exec(sys.argv[1], {{'report': report}})
-except BaseException as error:
-    report['error'] = type(error).__name__ + ': ' + str(error)
-sys.stdout.write('\\n{_MARK}' + json.dumps(report) + '\\n')
-sys.stdout.flush()
+for name, probe in json.loads(sys.argv[1]):
+    report = {{'name': name}}
+    try:
+        exec(probe, {{'report': report}})
+    except BaseException as error:
+        report['error'] = type(error).__name__ + ': ' + str(error)
+    sys.__stdout__.write('\\n{_MARK}' + json.dumps(report) + '\\n')
+    sys.__stdout__.flush()
 """
 
 
@@ -43,43 +46,56 @@ class Finding:
     imports: list[str] = field(default_factory=list)
 
 
-def examine(component: Component) -> Finding:
-    """Probe one component; never raises."""
-    version = installed_version(component)
+def examine(components: Sequence[Component]) -> list[Finding]:
+    """Probe components in order, in one process as long as none takes it down; never raises.
+
+    One process imports torch once instead of once per component. After a crash the rest is probed in a new one.
+    """
+    findings: list[Finding] = []
+    while len(findings) < len(components):
+        rest = components[len(findings) :]
+        reports, end = _run([(component.name, component.probe) for component in rest])
+        for component, report in zip(rest, reports, strict=False):
+            version = report.get('found') or installed_version(component)
+            findings.append(Finding(version, report.get('error', ''), report.get('imports', [])))
+        if len(reports) < len(rest):
+            findings.append(Finding(installed_version(rest[len(reports)]), end))
+    return findings
+
+
+def _run(probes: list[tuple[str, str]]) -> tuple[list[dict], str]:
+    """The reports that came back, and how the process ended before the first one that did not."""
     # The same interpreter flags (-S, -I, -X ...), or the child would look at another stack.
-    command = [sys.executable, *subprocess._args_from_interpreter_flags(), '-c', _CHILD, component.probe]
+    flags = subprocess._args_from_interpreter_flags()
+    command = [sys.executable, *flags, '-c', _CHILD, json.dumps(probes)]
+    environment = {**os.environ, 'PYTHONIOENCODING': 'utf-8:backslashreplace'}
     try:
         child = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=TIMEOUT_SECONDS,
-            encoding='utf-8',
-            errors='replace',
-            env={**os.environ, 'PYTHONIOENCODING': 'utf-8'},
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, env=environment
         )
-    except subprocess.TimeoutExpired:
-        return Finding(version, f'no answer within {TIMEOUT_SECONDS} s')
+    except subprocess.TimeoutExpired as expired:
+        return _parse(expired.stdout, probes), f'no answer within {TIMEOUT_SECONDS} s'
     except OSError as error:
-        return Finding(version, f'the probe could not start: {error}')
-    report = _parse(child.stdout)
-    if report is None:
-        return Finding(version, _describe_end(child))
-    return Finding(report.get('found') or version, report.get('error', ''), report.get('imports', []))
+        return [], f'the probe could not start: {error}'
+    return _parse(child.stdout, probes), _describe_end(child)
 
 
-def _parse(output: str) -> dict | None:
-    for line in reversed(output.splitlines()):
+def _parse(output: bytes | None, probes: list[tuple[str, str]]) -> list[dict]:
+    reports = []
+    for line in (output or b'').decode('utf-8', 'replace').splitlines():
         if line.startswith(_MARK):
             try:
-                return json.loads(line.removeprefix(_MARK))
-            except ValueError:
-                return None
-    return None
+                report = json.loads(line.removeprefix(_MARK))
+            except ValueError:  # cut off in the middle
+                break
+            if report.get('name') == probes[len(reports)][0]:
+                reports.append(report)
+    return reports
 
 
-def _describe_end(child: subprocess.CompletedProcess[str]) -> str:
-    last = next((line.strip() for line in reversed(child.stderr.splitlines()) if line.strip()), '')
+def _describe_end(child: subprocess.CompletedProcess[bytes]) -> str:
+    lines = child.stderr.decode('utf-8', 'replace').splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), '')
     if child.returncode < 0:
         try:
             end = f'crashed with {signal.Signals(-child.returncode).name}'
@@ -97,7 +113,7 @@ def installed_version(component: Component) -> str | None:
             return importlib.metadata.version(name) + ('' if name == component.distributions[0] else f' ({name})')
         except importlib.metadata.PackageNotFoundError:
             continue
-        except Exception as error:  # metadata on a broken installation may be unreadable
+        except Exception as error:  # metadata of a broken installation may be unreadable
             return f'unreadable metadata ({type(error).__name__})'
     return None
 
@@ -110,12 +126,10 @@ def find_compiler() -> Finding:
         if not command or shutil.which(command[0]) is None:
             continue
         try:
-            answer = subprocess.run(
-                [*command, '--version'], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, errors='replace'
-            )
+            answer = subprocess.run([*command, '--version'], stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
         except (OSError, subprocess.SubprocessError) as error:
             return Finding(command[0], f'{name} --version failed: {error}')
-        first_line = (answer.stdout.splitlines() or [''])[0].strip()
+        first_line = answer.stdout.decode(errors='replace').partition('\n')[0].strip()
         if answer.returncode == 0:
             return Finding(first_line or command[0])
         return Finding(command[0], f'{name} --version exited with status {answer.returncode}')

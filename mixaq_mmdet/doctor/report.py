@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .components import COMPILER, COMPONENTS, HINTS, PACKAGE, Component
@@ -62,17 +61,15 @@ def run() -> int:
 
 def diagnose() -> list[Row]:
     """Probe everything; the package itself comes last, and only if what it needs works."""
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        findings = list(pool.map(examine, COMPONENTS))
     rows: list[Row] = []
-    for component, finding in zip(COMPONENTS, findings, strict=True):
+    for component, finding in zip(COMPONENTS, examine(COMPONENTS), strict=True):
         rows.append(judge(component, finding, [row.component.name for row in rows if not row.works]))
     broken = [row.component.name for row in rows if row.component.required and not row.works]
     compiler = judge(COMPILER, find_compiler(), [])
     if broken:
         package = Row(PACKAGE, Finding(), 'not checked', f'first {", ".join(broken)}')
     else:
-        package = judge(PACKAGE, examine(PACKAGE), [])
+        package = judge(PACKAGE, examine([PACKAGE])[0], [])
         for row in rows:
             if not row.works and row.component.name in package.finding.imports:
                 row.verdict = 'ok after import mixaq_mmdet'
@@ -87,7 +84,7 @@ def judge(component: Component, finding: Finding, broken: list[str]) -> Row:
         tested = component.tested
         known = tested == '-' or re.match(re.escape(tested) + r'(?!\d)', finding.found or '') is not None
         return Row(component, finding, 'ok' if known else 'ok (other version than tested)')
-    absent = finding.found is None and bool(component.distributions)
+    absent = finding.found is None and bool(component.distributions) and 'ModuleNotFoundError' in finding.error
     state = 'missing' if absent else 'broken'
     reason = '' if absent else _one_line(finding.error)
     if not component.required:
