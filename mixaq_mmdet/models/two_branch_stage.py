@@ -114,7 +114,7 @@ class TwoBranchStage(SwinBlockSequence):
         Returns:
             As stock: the input of the next stage with its (H, W), and this stage's output with its (H, W).
         """
-        rankings = self._rank(x, hw_shape, told, importance)
+        rankings = self.rank(x, hw_shape, told, importance)
         if record is not None:
             record.append(self._record(rankings, hw_shape, told))
         assignments: dict[tuple[int, float, float], Assignment] = {}
@@ -137,7 +137,7 @@ class TwoBranchStage(SwinBlockSequence):
         return self.blocks[0].attn.window_size
 
     @torch.no_grad()
-    def _rank(
+    def rank(
         self, x: Tensor, hw_shape: tuple[int, int], told: StageInput, importance: Importance
     ) -> dict[int, Ranking]:
         """Rank the windows of both grids, by shift, from one map of the stream entering the stage."""
@@ -166,6 +166,18 @@ class TwoBranchStage(SwinBlockSequence):
         counts = tier_counts(len(grid.rows), low, prune)
         order = rankings[shift].order if counts.low or counts.pruned else None
         return assign(order, counts, grid, x.shape[0], self._windows_per_run(x))
+
+    def branch_assignments(
+        self, x: Tensor, hw_shape: tuple[int, int], rankings: dict[int, Ranking], shift: int
+    ) -> tuple[Assignment, Assignment]:
+        """What each branch is calibrated on: all windows in the high one, the lowest half alone in the low one."""
+        grid = self._grid(hw_shape, shift, x.device)
+        count = len(grid.rows)
+        lowest = (count + 1) // 2
+        order = rankings[shift].order.roll(lowest, dims=1)  # the lowest to the front, where kept windows are taken
+        counts = TierCounts(0, lowest, count - lowest)
+        low = assign(order, counts, grid, x.shape[0], self._windows_per_run(x))
+        return self._assign(x, hw_shape, rankings, shift, 0.0, 0.0), low
 
     def _windows_per_run(self, x: Tensor) -> int | None:
         """On a CPU without gradients, few enough for a run's intermediate values to stay in the cache."""

@@ -111,22 +111,28 @@ class TwoBranchSwin(SwinTransformer):
             One (B, C_i, H_i, W_i) map for each of ``out_indices``.
         """
         self._check_input(x)
-        told = list(self._tell_stages(x))
-        x, hw_shape = self.patch_embed(x)
-        if self.use_abs_pos_embed:
-            x = x + self.absolute_pos_embed
-        x = self.drop_after_pos(x)
-
+        told = list(self.tell_stages(x, rank_all=self._records is not None))
+        x, hw_shape = self.embed(x)
         outs = []
         last = max(self.out_indices)
         for index, stage in enumerate(self.stages[: last + 1]):
             x, hw_shape, out, out_hw_shape = stage(x, hw_shape, told[index], self.importance, self._records)
             if index in self.out_indices:
-                out = getattr(self, f'norm{index}')(out)
-                out = out.view(-1, *out_hw_shape, self.num_features[index]).permute(0, 3, 1, 2).contiguous()
-                outs.append(out)
+                outs.append(self.output(index, out, out_hw_shape))
         outs[-1] = with_zero_gradients(outs[-1], list(self._parameters_behind(last)))
         return tuple(outs)
+
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (B, in_channels, H, W) to the residual stream (B, H' * W', C), with (H', W')."""
+        x, hw_shape = self.patch_embed(x)
+        if self.use_abs_pos_embed:
+            x = x + self.absolute_pos_embed
+        return self.drop_after_pos(x), hw_shape
+
+    def output(self, index: int, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """A stage's residual stream (B, H * W, C) to the map (B, C, H, W) that goes to the neck."""
+        x = getattr(self, f'norm{index}')(x)
+        return x.view(-1, *hw_shape, self.num_features[index]).permute(0, 3, 1, 2).contiguous()
 
     def _parameters_behind(self, last: int) -> Iterator[Tensor]:
         """Parameters that the outputs do not depend on, because no later stage is among ``out_indices``."""
@@ -135,10 +141,15 @@ class TwoBranchSwin(SwinTransformer):
         for stage in self.stages[last + 1 :]:
             yield from stage.parameters()
 
-    def _tell_stages(self, images: Tensor) -> Iterator[StageInput]:
-        """Give each stage its pairs' ratios and, if anything has to be ranked, where the images have content."""
+    def tell_stages(self, images: Tensor, rank_all: bool = False) -> Iterator[StageInput]:
+        """Give each stage its pairs' ratios and, if it has to rank, where the images have content.
+
+        Args:
+            images: (B, in_channels, H, W).
+            rank_all: rank in stages whose ratios are all zero, too.
+        """
         ratios = list(zip(*self._active_ratios, strict=True))
-        rank = self._records is not None or any(low or prune for low, prune in ratios)
+        rank = rank_all or any(low or prune for low, prune in ratios)
         with torch.no_grad():
             keys = image_keys(images) if rank and self.importance.needs_image_keys else None
             content = content_map(images) if rank else None
@@ -147,7 +158,7 @@ class TwoBranchSwin(SwinTransformer):
                 if content is not None:
                     content = pool_content(content, kernel, stride)
                 own, ratios = ratios[: stage.num_pairs], ratios[stage.num_pairs :]
-                needed = self._records is not None or any(low or prune for low, prune in own)
+                needed = rank_all or any(low or prune for low, prune in own)
                 yield StageInput(tuple(own), content if needed else None, keys)
                 if stage.downsample is not None:
                     sampler = stage.downsample.sampler
