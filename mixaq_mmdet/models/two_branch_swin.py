@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,8 @@ class TwoBranchSwin(SwinTransformer):
         prune_ratios: share of windows that are skipped, for each block pair or one for all.
         importance: how windows are ranked: a name, or a dict with ``type`` and options.
         check_finite: check the input in train mode too (in eval mode it always is).
+        unshifted_stages: stages whose windows are never shifted. Classifiers do not shift where one window covers the
+            map - the last stage, (3,), at 224 pixels - while detectors do.
         **kwargs: every argument of mmdet's SwinTransformer.
     """
 
@@ -46,6 +48,7 @@ class TwoBranchSwin(SwinTransformer):
         prune_ratios: Ratios = 0.0,
         importance: str | Mapping[str, Any] = 'L2',
         check_finite: bool = False,
+        unshifted_stages: Iterable[int] = (),
         **kwargs: Any,
     ) -> None:
         given = inspect.signature(SwinTransformer.__init__).bind(self, *args, **kwargs).arguments
@@ -56,6 +59,7 @@ class TwoBranchSwin(SwinTransformer):
         self._stock_names = [name for name, _ in self.named_parameters()]
         for index, stage in enumerate(self.stages):
             TwoBranchStage.convert(stage, index)
+        self._stop_shifting(unshifted_stages)
         self.num_pairs = sum(stage.num_pairs for stage in self.stages)
         self.importance = build_importance(importance)
         self.check_finite = check_finite
@@ -65,6 +69,14 @@ class TwoBranchSwin(SwinTransformer):
         self.set_ratios(low_ratios, prune_ratios)
         if quant is not None:
             prepare(self, quant)
+
+    def _stop_shifting(self, stages: Iterable[int]) -> None:
+        unknown = [stage for stage in stages if stage not in range(len(self.stages))]
+        if unknown:
+            raise ValueError(f'unshifted_stages={unknown} are no stages; use some of {list(range(len(self.stages)))}')
+        for stage in stages:
+            for block in self.stages[stage].blocks:
+                block.attn.shift_size = 0
 
     @property
     def low_ratios(self) -> tuple[float, ...]:
