@@ -6,6 +6,7 @@ parameter makes checkpoints, training and optimizers work as for a real detector
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,22 @@ class NoisyOracle(BaseModel):
     Reads its noise from the image id and ``seed`` alone, so that two runs agree and two arms are paired.
     """
 
-    def __init__(self, noise: float = 2.0, missed: float = 0.2, seed: int = 0, data_preprocessor: Any = None) -> None:
+    def __init__(
+        self,
+        noise: float = 2.0,
+        missed: float = 0.2,
+        seed: int = 0,
+        delay: float = 0.0,
+        data_preprocessor: Any = None,
+    ) -> None:
         super().__init__(data_preprocessor)
-        self.noise, self.missed, self.seed = noise, missed, seed
+        self.noise, self.missed, self.seed, self.delay = noise, missed, seed, delay
         self.scale = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, inputs: Any, data_samples: list, mode: str = 'tensor') -> Any:
         """Loss that pulls the parameter to zero, or predictions."""
         if mode == 'loss':
+            time.sleep(self.delay)  # leaves time to interrupt a training
             return {'loss': self.scale.square()}
         return [self._spoil(sample) for sample in data_samples]
 

@@ -1,4 +1,4 @@
-"""What COCO's evaluation knows about every single image, kept small: AP of any resample without running the model again.
+"""What COCO's evaluation knows about each image, kept small: AP of any resample without running the model again.
 
 COCO's AP depends on the detections only through their order by score and through which of them hit an object at each
 IoU threshold. Hits are decided inside one image, so an AP over any multiset of the same images (a bootstrap resample,

@@ -1,0 +1,81 @@
+"""Claims: the protocol's table is where they are declared, and the only place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .statistics import Bound, Interval, outcome
+
+COLUMNS = ('id', 'claim', 'published', 'metric', 'margin', 'seeds', 'data')
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the protocol: what is claimed of which number, and what would decide it."""
+
+    id: str
+    claim: str
+    published: str
+    metric: str
+    margin: str
+    seeds: str
+    data: str
+
+    @property
+    def bound(self) -> Bound:
+        """The margin, read."""
+        return Bound.parse(self.margin)
+
+    def judge(self, interval: Interval | None) -> dict:
+        """One entry of a page: the claim, what was found, what that says of it."""
+        found = None if interval is None else interval.as_dict()
+        return {
+            'id': self.id,
+            'claim': self.claim,
+            'published': self.published,
+            'metric': self.metric,
+            'margin': self.margin,
+            'found': found,
+            'outcome': outcome(interval, self.bound),
+        }
+
+
+def read_claims(protocol: str | Path) -> dict[str, Claim]:
+    """Claims by id, from every Markdown table of the protocol that has the claims' columns."""
+    protocol = Path(protocol)
+    if not protocol.is_file():
+        raise ValueError(f'protocol {protocol} is missing; claims are written there before anything is run')
+    claims: dict[str, Claim] = {}
+    inside = False
+    for line in protocol.read_text().splitlines():
+        if not line.startswith('|'):
+            inside = False
+            continue
+        cells = tuple(cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1])
+        if cells == COLUMNS:
+            inside = True
+        elif inside and not set(''.join(cells)) <= set('-: '):
+            claim = _row(cells, protocol)
+            if claim.id in claims:
+                raise ValueError(f'{protocol}: claim {claim.id} stands there twice; give one of them another id')
+            claims[claim.id] = claim
+    return claims
+
+
+def require(claims: dict[str, Claim], ids: tuple[str, ...], stage: str) -> None:
+    """A stage whose claims are not in the protocol does not run: what decides a claim is fixed before the result."""
+    missing = [name for name in ids if name not in claims]
+    if missing:
+        raise ValueError(
+            f'claims {missing} of stage {stage!r} are not in docs/results/protocol.md; add their rows first'
+        )
+
+
+def _row(cells: tuple[str, ...], protocol: Path) -> Claim:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f'{protocol}: row {cells[0]!r} has {len(cells)} cells; columns are {list(COLUMNS)}')
+    claim = Claim(*(cell.replace('\\|', '|') for cell in cells))
+    claim.bound  # noqa: B018  (an unreadable margin must fail here, not after hours of computing)
+    return claim

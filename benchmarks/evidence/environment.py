@@ -1,0 +1,43 @@
+"""Where a result was made: versions, device, threads. No names of machines or people, no dates."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ('mixaq_mmdet', 'torch', 'mmcv', 'mmengine', 'mmdet', 'numpy', 'pycocotools', 'opencv-python')
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {'python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = 'missing'
+    return found
+
+
+def device() -> dict[str, Any]:
+    """The processor by its model, cores and threads; the accelerator where there is one."""
+    import torch
+
+    found: dict[str, Any] = {
+        'processor': _processor(),
+        'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+        'threads': torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found['accelerator'] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -1,0 +1,138 @@
+"""Pages: a summary in JSON, its table in Markdown, its picture, all from result files and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixaq_mmdet.engine.matches import Matches
+
+from .claims import Claim, read_claims
+from .experiment import REPOSITORY, Experiment, fingerprint
+from .store import Store, write_json, write_text
+
+NOT_RUN = 'not run'
+# Okabe and Ito's palette: told apart by every kind of colour vision
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+
+
+@dataclass
+class Reader:
+    """Results by experiment. Results of one page must have seen the same data."""
+
+    store: Store
+    repository: Path = REPOSITORY
+    _data: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def result(self, experiment: Experiment) -> dict[str, Any] | None:
+        """The result file, None where it was not run."""
+        key = fingerprint(experiment, self.repository)
+        if not self.store.has(key):
+            return None
+        found = self.store.read(key)
+        for split, digest in found.get('data', {}).items():
+            name, known = self._data.setdefault(split, (found['name'], digest))
+            if known != digest:
+                raise ValueError(
+                    f'split {split!r} differs between the results {name!r} and {found["name"]!r}; '
+                    f'delete the outdated one from {self.store.runs} and run it again'
+                )
+        return found
+
+    def matches(self, experiment: Experiment, kind: str = 'bbox') -> Matches | None:
+        """Per-image matches, None where it was not run."""
+        if self.result(experiment) is None:
+            return None
+        return self.store.matches(fingerprint(experiment, self.repository))[kind]
+
+    def claims(self) -> dict[str, Claim]:
+        """The protocol's claims."""
+        return read_claims(self.store.root / 'protocol.md')
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One page ``docs/results/<name>.{json,md,png}``.
+
+    Args:
+        name: file name without ending.
+        summarise: reads results, returns the summary as plain JSON.
+        markdown: turns the summary into the page's text.
+        plot: draws the summary into an empty matplotlib figure; None: no picture.
+        size: of the picture in inches.
+    """
+
+    name: str
+    summarise: Callable[[Reader], dict[str, Any]]
+    markdown: Callable[[dict[str, Any]], str]
+    plot: Callable[[dict[str, Any], Any], None] | None = None
+    size: tuple[float, float] = (9, 4)
+
+
+def render(topic: Topic, store: Store, repository: Path = REPOSITORY) -> dict[str, Any]:
+    """Write the page; picture and text are made from the summary as it is written."""
+    summary = json.loads(json.dumps(topic.summarise(Reader(store, repository)), allow_nan=False))
+    write_json(store.root / f'{topic.name}.json', summary)
+    command = f'python benchmarks/experiments.py render {topic.name}'
+    note = f'<!-- Made by `{command}` from the files in runs/; do not edit. -->\n'
+    picture = f'\n![{topic.name}]({topic.name}.png)\n' if topic.plot else ''
+    write_text(store.root / f'{topic.name}.md', f'{note}{topic.markdown(summary).strip()}\n{picture}')
+    if topic.plot:
+        _draw(topic, summary, store.root / f'{topic.name}.png')
+    return summary
+
+
+def _draw(topic: Topic, summary: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    style = {
+        'font.size': 10,
+        'axes.spines.top': False,
+        'axes.spines.right': False,
+        'axes.prop_cycle': pyplot.cycler(color=COLOURS),
+        'axes.grid': True,
+        'grid.alpha': 0.3,
+        'axes.axisbelow': True,
+    }
+    with pyplot.rc_context(style):
+        figure = pyplot.figure(figsize=topic.size, layout='constrained')
+        topic.plot(summary, figure)
+        temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+        figure.savefig(temporary, dpi=130, format='png', metadata={'Software': None})
+        pyplot.close(figure)
+    os.replace(temporary, path)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; numbers right-aligned, None as a dash."""
+    rows = [[_cell(value) for value in row] for row in rows]
+    numeric = [all(_is_number(row[column]) for row in rows) and bool(rows) for column in range(len(header))]
+    rule = ['---:' if right else '---' for right in numeric]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [list(header), rule, *rows])
+
+
+def claims_table(judged: Sequence[Mapping[str, Any]]) -> str:
+    """The outcome of claims as a table."""
+    rows = []
+    for entry in judged:
+        found = entry['found']
+        text = NOT_RUN if found is None else f'{found["estimate"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]'
+        rows.append([entry['id'], entry['claim'], entry['metric'], entry['margin'], text, f'**{entry["outcome"]}**'])
+    return table(['id', 'claim', 'metric', 'margin', 'found [95 % interval]', 'outcome'], rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return '-'
+    return f'{value:.2f}' if isinstance(value, float) else str(value).replace('|', '\\|')
+
+
+def _is_number(text: str) -> bool:
+    return text in ('-', NOT_RUN) or text.lstrip('+-').replace('.', '', 1).isdigit()
