@@ -6,7 +6,7 @@ Plain integers from geometry, bits and ratios; nothing is traced. The flow is
 ``Layer`` rows; whoever gives layers their own bits passes a function from ``Layer`` to ``LayerBits``.
 
 Two MAC counts: ``'executed'`` is what stock Swin runs (attention on padded windows, FFN on real tokens),
-``'window'`` is the window layout (FFN on padded windows too). Two bit-operation conventions (METHODS: MixA-Q):
+``'window'`` is the window layout (FFN on padded windows too). Two bit-operation conventions (MixA-Q, arXiv 2507.19131):
 ``'paper'`` is MACs x 32 x b_a, ``'standard'`` is MACs x b_w x b_a, with b_a x b_a for the two attention products.
 """
 
