@@ -145,7 +145,8 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator) + (parameter.dim() == 1))
-    return model.eval()
+    model.eval()  # mmdet's and mmpretrain's Swin return nothing here
+    return model
 
 
 def mmcv_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

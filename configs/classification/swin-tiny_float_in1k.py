@@ -12,5 +12,6 @@ model = dict(
         window_size=7,
         drop_path_rate=0.2,
         out_indices=(3,),
+        unshifted_stages=(3,),  # one window covers its map at 224 pixels
     )
 )
