@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = REPOSITORY / 'tools'
 
 
-def run_process(*command: str | Path, cwd: str | Path, timeout: float = 300, **environment: str):
+def run_process(*command: str | Path, cwd: str | Path, timeout: float = 900, **environment: str):
     """The finished process, stdout and stderr as one text in ``.stdout``; ``environment`` adds variables."""
     return subprocess.run(
         [str(part) for part in command],
@@ -31,6 +33,14 @@ def run_tool(name: str, *arguments: str | Path, cwd: str | Path, **environment: 
     """Run ``tools/<name>`` from ``cwd``: python files by this interpreter, shell scripts by bash."""
     interpreter = 'bash' if name.endswith('.sh') else sys.executable
     return run_process(interpreter, TOOLS / name, *arguments, cwd=cwd, **environment)
+
+
+def load_tool(name: str) -> ModuleType:
+    """``tools/<name>`` as a module, for what needs no process of its own: arguments that end in an error."""
+    spec = spec_from_file_location(f'mixaq_tools_{Path(name).stem}', TOOLS / name)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def logged_losses(work_dir: str | Path) -> dict[int, float]:

@@ -1,0 +1,154 @@
+"""Random states in checkpoints: a restored run draws what the uninterrupted one would have drawn."""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import BatchSampler, DataLoader
+
+from mixaq_mmdet.engine.hooks import exact_resume
+from mixaq_mmdet.engine.hooks.exact_resume import ExactResumeHook, random_states, set_random_states
+
+
+def draw() -> list[float]:
+    """One number of each kind that has hidden state: gauss and normal keep a second value back."""
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),  # noqa: NPY002
+        np.random.randn(),  # noqa: NPY002
+        float(torch.rand(1)),
+        float(torch.randn(1)),
+    ]
+
+
+@pytest.fixture
+def runner(caplog) -> SimpleNamespace:
+    """The parts of a Runner in an epoch-based loop that the hook looks at."""
+    logger = logging.getLogger('test_exact_resume')
+    logger.setLevel(logging.INFO)
+    caplog.set_level(logging.INFO, 'test_exact_resume')
+    loader = DataLoader([0, 1, 2, 3], sampler=DefaultSampler([0, 1, 2, 3], seed=7))
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    return SimpleNamespace(logger=logger, train_loop=loop, train_dataloader=loader, iter=2)
+
+
+def saved_at_epoch_end(runner: SimpleNamespace) -> dict:
+    """A checkpoint as it comes back from disk."""
+    hook, checkpoint = ExactResumeHook(), {}
+    hook.after_train_epoch(runner)
+    hook.before_save_checkpoint(runner, checkpoint)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def resume(runner: SimpleNamespace, checkpoint: dict) -> None:
+    hook = ExactResumeHook()
+    hook.after_load_checkpoint(runner, checkpoint)
+    hook.before_train(runner)
+
+
+def test_generators_continue():
+    draw()  # so that both Gaussian generators hold a number back
+    states = random_states()
+    expected = [draw(), draw()]
+    set_random_states(states)
+    assert [draw(), draw()] == expected
+
+
+def test_resume_restores_generators_and_sampler(runner):
+    checkpoint = saved_at_epoch_end(runner)
+    expected = draw()
+    runner.train_dataloader.sampler.seed = 12345  # what a run without randomness.seed gets by chance
+    resume(runner, checkpoint)
+    assert draw() == expected
+    assert runner.train_dataloader.sampler.seed == 7
+
+
+def test_sampler_inside_a_batch_sampler(runner):
+    sampler = DefaultSampler([0, 1, 2, 3], seed=3)
+    runner.train_dataloader = DataLoader([0, 1, 2, 3], batch_sampler=BatchSampler(sampler, 2, drop_last=False))
+    checkpoint = saved_at_epoch_end(runner)
+    sampler.seed = 12345
+    resume(runner, checkpoint)
+    assert sampler.seed == 3
+
+
+def test_load_from_restores_nothing(runner):
+    """Fine-tuning from such a checkpoint is a new run."""
+    checkpoint = saved_at_epoch_end(runner)
+    runner.iter = 0
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    resume(runner, checkpoint)
+    assert torch.rand(1) == expected
+
+
+def test_validation_leaves_no_trace(runner):
+    hook = ExactResumeHook()
+    hook.before_val(runner)
+    expected = draw()
+    set_random_states(hook._before_validation)
+    hook.before_val(runner)
+    draw()
+    hook.after_val(runner)
+    assert draw() == expected
+
+
+def test_checkpoint_within_an_epoch_carries_no_states(runner):
+    hook, checkpoint = ExactResumeHook(), {}
+    hook.after_train_epoch(runner)
+    hook.before_train_epoch(runner)
+    hook.before_save_checkpoint(runner, checkpoint)
+    assert checkpoint == {}
+
+
+def test_each_rank_gets_its_own_states(runner, monkeypatch):
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(random_states())
+    checkpoint = {exact_resume.CHECKPOINT_KEY: {'ranks': states, 'sampler_seed': 7}}
+    monkeypatch.setattr(exact_resume, 'get_world_size', lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(exact_resume, 'get_rank', lambda rank=rank: rank)
+        resume(runner, checkpoint)
+        drawn = torch.rand(1)
+        torch.manual_seed(rank + 1)
+        assert drawn == torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    ('change', 'warning'),
+    [
+        ({'checkpoint': {}}, 'holds no random states'),
+        ({'world_size': 2}, 'saved by 1 ranks and 2 resume'),
+        ({'workers': 2}, 'num_workers=2'),
+        ({'loop': IterBasedTrainLoop}, 'only epoch-based'),
+    ],
+)
+def test_a_lost_promise_is_announced(runner, monkeypatch, caplog, change, warning):
+    checkpoint = change.get('checkpoint', saved_at_epoch_end(runner))
+    monkeypatch.setattr(exact_resume, 'get_world_size', lambda: change.get('world_size', 1))
+    runner.train_dataloader.num_workers = change.get('workers', 0)
+    loop = change.get('loop', EpochBasedTrainLoop)
+    runner.train_loop = loop.__new__(loop)
+    resume(runner, checkpoint)
+    assert warning in caplog.text
+
+
+def test_an_ordinary_start_is_silent(runner, caplog):
+    runner.iter = 0
+    ExactResumeHook().before_train(runner)
+    assert caplog.text == ''

@@ -1,0 +1,51 @@
+"""tools/test.py: metrics, raw predictions, pictures, test-time augmentation."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
+from tool_process import load_tool, run_tool
+
+
+@pytest.fixture
+def test_files(tiny_cfg, tmp_path) -> tuple[Path, Path]:
+    """A config file and a checkpoint of random weights."""
+    tiny_cfg.dump(tmp_path / 'tiny.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(tiny_cfg.model)
+    torch.save({'meta': {}, 'state_dict': model.state_dict()}, tmp_path / 'tiny.pth')
+    return tmp_path / 'tiny.py', tmp_path / 'tiny.pth'
+
+
+def test_predictions_pictures_and_tta(test_files, tmp_path):
+    arguments = ('--out', 'predictions.pkl', '--show-dir', 'pictures', '--tta', '--work-dir', 'work')
+    process = run_tool('test.py', *test_files, *arguments, cwd=tmp_path)
+    assert process.returncode == 0, process.stdout
+    assert 'coco/bbox_mAP' in process.stdout
+    assert 'coco/segm_mAP' in process.stdout
+    predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
+    assert [prediction['img_id'] for prediction in predictions] == [1, 2, 3, 4]
+    assert {'bboxes', 'scores', 'labels', 'masks'} <= set(predictions[0]['pred_instances'])
+    assert len(list((tmp_path / 'work').glob('*/pictures/*.png'))) == 4
+    assert 'the test pipeline and its horizontal flip are used' in process.stdout
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['nowhere.pth'], "error: checkpoint 'nowhere.pth' is not a file"),
+        (['CHECKPOINT', '--out', 'predictions.json'], "error: --out 'predictions.json' must end in .pkl"),
+        (['CHECKPOINT', '--show', '--cfg-options', 'default_hooks.visualization=None'], 'visualization'),
+    ],
+)
+def test_user_errors_are_one_line(test_files, arguments, message):
+    main = load_tool('test.py').main
+    config, checkpoint = (str(path) for path in test_files)
+    with pytest.raises(SystemExit) as stop:
+        main([config, *(checkpoint if argument == 'CHECKPOINT' else argument for argument in arguments)])
+    assert message in str(stop.value.code)
