@@ -1,5 +1,6 @@
 """Loops, hooks and wrappers that run a detector; importing registers them."""
 
-from .hooks import ExactResumeHook
+from .hooks import CalibrationHook, ExactResumeHook
+from .ptq_loop import PTQLoop
 
-__all__ = ['ExactResumeHook']
+__all__ = ['CalibrationHook', 'ExactResumeHook', 'PTQLoop']

@@ -1,5 +1,6 @@
 """Hooks, one file each; importing registers them."""
 
+from .calibration import CalibrationHook
 from .exact_resume import ExactResumeHook
 
-__all__ = ['ExactResumeHook']
+__all__ = ['CalibrationHook', 'ExactResumeHook']

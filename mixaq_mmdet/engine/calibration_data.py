@@ -1,0 +1,71 @@
+"""Which images a model is calibrated on: train images with the test pipeline, one by one, drawn by a seed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from torch.utils.data import DataLoader
+
+WRAPPERS = ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset')
+
+
+def calibration_loader(
+    train_dataloader: Mapping[str, Any], pipeline: list[Any], num_images: int, seed: int
+) -> DataLoader:
+    """This rank's share of the calibration images, batch size 1.
+
+    Args:
+        train_dataloader: config whose dataset the images are taken from; repeating and mixing wrappers are looked
+            through.
+        pipeline: the test pipeline.
+        num_images: images over all ranks; a smaller dataset is used whole.
+        seed: which images.
+    """
+    if not isinstance(num_images, int) or num_images < 1:
+        raise ValueError(f'num_images={num_images!r} must be a whole number of at least 1; 32 is usual')
+    if not isinstance(train_dataloader, Mapping) or 'dataset' not in train_dataloader:
+        raise ValueError('train_dataloader.dataset is missing; give the train set as a config to calibrate on')
+    dataset = DATASETS.build(plain_dataset(train_dataloader['dataset'], pipeline))
+    if len(dataset) == 0:
+        raise ValueError('train_dataloader.dataset is empty; calibration needs at least one image')
+    if len(dataset) < num_images:
+        print_log(f'calibration: the set holds {len(dataset)} images, num_images={num_images}; all are used', 'current')
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:num_images].tolist()
+    own = chosen[get_rank() :: get_world_size()]
+    return DataLoader(dataset, batch_size=1, sampler=own, num_workers=0, collate_fn=pseudo_collate)
+
+
+def plain_dataset(dataset: Mapping[str, Any], pipeline: list[Any]) -> dict[str, Any]:
+    """A dataset config without wrappers that repeat or mix images, reading through ``pipeline``."""
+    config = copy.deepcopy(dict(dataset))
+    kind = str(config.get('type', '')).rsplit('.', 1)[-1]
+    if kind in WRAPPERS:
+        return plain_dataset(config['dataset'], pipeline)
+    if kind == 'ConcatDataset':
+        config['datasets'] = [plain_dataset(part, pipeline) for part in config['datasets']]
+        return config
+    return {**config, 'pipeline': pipeline, 'test_mode': True}
+
+
+def test_pipeline(cfg: Mapping[str, Any]) -> list[Any]:
+    """The pipeline of the config's test set, or of its val set."""
+    for name in ('test_dataloader', 'val_dataloader'):
+        dataset = (cfg.get(name) or {}).get('dataset')
+        while dataset is not None:
+            if 'pipeline' in dataset:
+                return copy.deepcopy(dataset['pipeline'])
+            dataset = dataset.get('dataset') or next(iter(dataset.get('datasets') or []), None)
+    raise ValueError('test_dataloader.dataset.pipeline is missing; calibration reads images through the test pipeline')
+
+
+def image_ids(loader: DataLoader) -> list[Any]:
+    """Ids of the images of this rank, as the dataset tells them."""
+    infos = [loader.dataset.get_data_info(index) for index in loader.sampler]
+    return [info.get('img_id', info.get('img_path')) for info in infos]

@@ -1,0 +1,87 @@
+"""Stored inputs of one block: in memory up to a limit, then on disk; replayed as often as a method asks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from mixaq_mmdet.quantization import Quantizer
+
+
+class TensorStore:
+    """A list of tensors; those that do not fit into ``limit`` bytes lie in a temporary folder."""
+
+    def __init__(self, limit: int = 4 << 30) -> None:
+        self._limit = limit
+        self._used = 0
+        self._places: list[Tensor | Path | None] = []
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._devices: dict[int, torch.device] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def spilled(self) -> int:
+        """How many of the tensors lie on disk."""
+        return sum(isinstance(place, Path) for place in self._places)
+
+    def append(self, x: Tensor) -> None:
+        """Add a tensor."""
+        self._places.append(None)
+        self[len(self) - 1] = x
+
+    def __setitem__(self, index: int, x: Tensor) -> None:
+        old = self._places[index]
+        if isinstance(old, Tensor):
+            self._used -= old.nbytes
+        if self._used + x.nbytes <= self._limit:
+            self._used += x.nbytes
+            self._places[index] = x.detach()
+        else:
+            self._folder = self._folder or tempfile.TemporaryDirectory(prefix='calibration-')
+            path = Path(self._folder.name) / f'{index}.pt'
+            torch.save(x.detach().cpu().clone(), path)
+            self._devices[index] = x.device
+            self._places[index] = path
+
+    def __getitem__(self, index: int) -> Tensor:
+        place = self._places[index]
+        if isinstance(place, Path):
+            return torch.load(place, weights_only=True).to(self._devices[index])
+        assert place is not None
+        return place
+
+
+class Replay:
+    """The inputs of one block as a method sees them (``quantization.methods.BlockInputs``).
+
+    Args:
+        images: how many images there are on this rank.
+        run: runs the block on the stored input of an image, once per branch.
+        tick: called after each image, for progress.
+    """
+
+    def __init__(self, images: int, run: Callable[[Any, int], object], tick: Callable[[], None]) -> None:
+        self._images = images
+        self._run = run
+        self._tick = tick
+
+    def replay(self, block: nn.Module) -> None:
+        """Run the block over all stored inputs."""
+        for index in range(self._images):
+            self._run(block, index)
+            self._tick()
+
+    def reduce(self, quantizers: Iterable[Quantizer]) -> None:
+        """Merge statistics over ranks: exact, so that every rank fits the same quantizers as one rank would."""
+        for quantizer in quantizers:
+            if quantizer.observer is not None:
+                for reduction, tensor in quantizer.observer.state():
+                    all_reduce(tensor, op=reduction)

@@ -1,0 +1,58 @@
+"""Calibration inside a Runner: what PTQLoop and CalibrationHook have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.logging import print_log
+from mmengine.utils import ProgressBar
+from torch.utils.data import DataLoader
+
+from .calibration import Calibrator, uncalibrated
+from .calibration_data import calibration_loader, image_ids, test_pipeline
+from .calibration_summary import as_json, as_table, summarize
+
+SUMMARY_FILE = 'calibration.json'
+
+
+def loader_for(runner: Any, train_dataloader: Any, num_images: int, seed: int) -> DataLoader:
+    """The calibration loader of a Runner's config."""
+    return calibration_loader(train_dataloader, test_pipeline(runner.cfg), num_images, seed)
+
+
+def calibrate_in_runner(runner: Any, loader: DataLoader, seed: int) -> None:
+    """Calibrate ``runner.model`` in place; print the table and write it to ``calibration.json`` in the work folder."""
+    if not runner._has_loaded:
+        raise ValueError(
+            'calibration needs a trained model, but no checkpoint was loaded; set load_from to a float checkpoint '
+            '(and init_cfg=None in the backbone, so that nothing is downloaded)'
+        )
+    if not uncalibrated(runner.model):
+        print_log('calibration: every quantizer is calibrated already, nothing to do', 'current')
+        return
+    shown = is_main_process() and sys.stdout.isatty()
+    bar: list[ProgressBar] = []
+    calibrator = Calibrator(runner.model, tick=lambda: bar[0].update() if bar else None)
+    if shown:
+        bar.append(ProgressBar(calibrator.steps(len(loader.sampler))))
+    noise = calibrator.run(loader)
+    if shown:
+        sys.stdout.write('\n')
+    lines = summarize(calibrator.model, noise)
+    ids = [image for share in all_gather_object(image_ids(loader)) for image in share]
+    print_log(f'calibrated on {len(ids)} images (seed {seed})\n{as_table(lines)}', 'current')
+    if is_main_process():
+        content = {'seed': seed, 'image_ids': sorted(ids, key=str), 'quantizers': as_json(lines)}
+        _write_whole(Path(runner.work_dir) / SUMMARY_FILE, json.dumps(content, indent=1))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile('w', dir=path.parent, suffix='.tmp', delete=False) as file:
+        file.write(text)
+    os.replace(file.name, path)

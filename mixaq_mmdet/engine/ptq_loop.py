@@ -1,0 +1,52 @@
+"""PTQLoop: post-training quantization through tools/train.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+
+from .calibration_run import calibrate_in_runner, loader_for
+
+
+@LOOPS.register_module()
+class PTQLoop(EpochBasedTrainLoop):
+    """A "training" of one epoch that calibrates instead: saves an ordinary checkpoint (epoch_1.pth), then validates.
+
+    A run resumed from a calibrated checkpoint validates and ends.
+
+    Args:
+        runner: the Runner.
+        dataloader: ``train_dataloader`` of the config; its dataset is read through the test pipeline.
+        num_images: calibration images, over all ranks together.
+        seed: which images are drawn.
+    """
+
+    def __init__(self, runner: Any, dataloader: Any, num_images: int = 32, seed: int = 0) -> None:
+        self.seed = seed
+        super().__init__(runner, loader_for(runner, dataloader, num_images, seed), max_epochs=1)
+        # schedulers and time estimates divide by it, and a rank may have no image
+        self._max_iters = max(self._max_iters, 1)
+
+    def run(self) -> nn.Module:
+        """Calibrate, save, validate."""
+        self.runner.call_hook('before_train')
+        if self._epoch < self._max_epochs:
+            self.run_epoch()
+        else:
+            print_log('calibration: the resumed checkpoint is calibrated; validating it', 'current')
+        if self.runner.val_loop is not None:
+            self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Calibrate; the hooks of an epoch's end save the result."""
+        self.runner.call_hook('before_train_epoch')
+        calibrate_in_runner(self.runner, self.dataloader, self.seed)
+        self._iter = self._max_iters
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
