@@ -56,6 +56,12 @@ def augment_test(cfg: Config) -> None:
         print('--tta: the config has no tta_model, DetTTAModel with NMS at 0.5 is used')
         tta_cfg = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=tta_cfg)
+    has_masks = 'mask_head' in cfg.model or cfg.model.get('roi_head', {}).get('mask_head') is not None
+    if cfg.tta_model.type == 'DetTTAModel' and has_masks:
+        raise ValueError(
+            '--tta: DetTTAModel merges boxes only, and this model predicts masks; test without --tta, or without its '
+            'masks: --cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox'
+        )
     dataset = cfg.test_dataloader.dataset
     if 'tta_pipeline' not in cfg:
         print('--tta: the config has no tta_pipeline, the test pipeline and its horizontal flip are used')

@@ -22,8 +22,8 @@ def test_files(tiny_cfg, tmp_path) -> tuple[Path, Path]:
     return tmp_path / 'tiny.py', tmp_path / 'tiny.pth'
 
 
-def test_predictions_pictures_and_tta(test_files, tmp_path):
-    arguments = ('--out', 'predictions.pkl', '--show-dir', 'pictures', '--tta', '--work-dir', 'work')
+def test_predictions_and_pictures(test_files, tmp_path):
+    arguments = ('--out', 'predictions.pkl', '--show-dir', 'pictures', '--work-dir', 'work')
     process = run_tool('test.py', *test_files, *arguments, cwd=tmp_path)
     assert process.returncode == 0, process.stdout
     assert 'coco/bbox_mAP' in process.stdout
@@ -32,7 +32,15 @@ def test_predictions_pictures_and_tta(test_files, tmp_path):
     assert [prediction['img_id'] for prediction in predictions] == [1, 2, 3, 4]
     assert {'bboxes', 'scores', 'labels', 'masks'} <= set(predictions[0]['pred_instances'])
     assert len(list((tmp_path / 'work').glob('*/pictures/*.png'))) == 4
+
+
+def test_flip_augmentation_of_a_config_that_has_none(test_files, tmp_path):
+    without_masks = ('--cfg-options', 'model.roi_head.mask_head=None', 'test_evaluator.metric=bbox')
+    process = run_tool('test.py', *test_files, '--tta', *without_masks, cwd=tmp_path)
+    assert process.returncode == 0, process.stdout
     assert 'the test pipeline and its horizontal flip are used' in process.stdout
+    assert 'coco/bbox_mAP' in process.stdout
+    assert (tmp_path / 'work_dir').is_dir()
 
 
 @pytest.mark.parametrize(
@@ -40,6 +48,7 @@ def test_predictions_pictures_and_tta(test_files, tmp_path):
     [
         (['nowhere.pth'], "error: checkpoint 'nowhere.pth' is not a file"),
         (['CHECKPOINT', '--out', 'predictions.json'], "error: --out 'predictions.json' must end in .pkl"),
+        (['CHECKPOINT', '--tta'], 'error: --tta: DetTTAModel merges boxes only'),
         (['CHECKPOINT', '--show', '--cfg-options', 'default_hooks.visualization=None'], 'visualization'),
     ],
 )
