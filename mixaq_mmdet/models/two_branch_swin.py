@@ -11,7 +11,7 @@ import torch
 from mmdet.models.backbones.swin import SwinTransformer
 from torch import Tensor
 
-from mixaq_mmdet.quantization import check_saved_config, prepare
+from mixaq_mmdet.quantization import DETECTOR_BUFFER, check_saved_config, prepare
 from mixaq_mmdet.registry import MODELS
 from mixaq_mmdet.windows.importance import build_importance, content_map, image_keys, pool_content
 from mixaq_mmdet.windows.rows import with_zero_gradients
@@ -197,6 +197,7 @@ class TwoBranchSwin(SwinTransformer):
         """Refuse files of another architecture or quantization; mmengine would only warn and go on with nonsense."""
         refuse_foreign_weights(self, self._stock_names, state_dict, prefix)
         check_saved_config(self, state_dict, prefix)
+        check_saved_config(self, state_dict, prefix, DETECTOR_BUFFER)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

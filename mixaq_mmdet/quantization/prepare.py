@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -25,29 +25,29 @@ def prepare(backbone: nn.Module, quant: Mapping[str, Any]) -> Method:
     The method is kept as ``backbone.quant_method`` and the config as a buffer that checkpoints carry.
     """
     method = build_method(quant, 'quant')
-    replace_layers(backbone, method)
+    check_overrides(method, replace_layers(backbone, method))
     backbone.quant_method = method  # type: ignore[assignment]
     method.adopt(backbone)
     backbone.register_buffer(CONFIG_BUFFER, encode_config(method.config))
     return method
 
 
-def replace_layers(root: nn.Module, method: Method, skip: Callable[[str], bool] = lambda path: False) -> list[str]:
+def replace_layers(root: nn.Module, method: Method, prefix: str = '') -> list[str]:
     """Replace every Linear, Conv2d and attention product below ``root`` by what ``method`` says.
 
     Args:
         root: module whose children are replaced.
-        method: gives the roles of each module path, relative to ``root``.
-        skip: paths that stay float.
+        method: gives the roles of each module path.
+        prefix: path of ``root`` itself, in front of its children's.
 
     Returns:
-        The replaced paths.
+        The paths that the method was asked about.
     """
     paths: list[str] = []
-    for parent_path, parent in list(root.named_modules()):
+    for parent_path, parent in list(root.named_modules(prefix=prefix)):
         for name, child in list(parent.named_children()):
             path = f'{parent_path}.{name}' if parent_path else name
-            if isinstance(child, nn.Linear | nn.Conv2d) and not isinstance(child, QuantWeight) and not skip(path):
+            if isinstance(child, nn.Linear | nn.Conv2d) and not isinstance(child, QuantWeight):
                 paths.append(path)
                 if roles := method.roles(path):
                     setattr(parent, name, quant_layer(child, path, roles, method.needs_bias(path)))
@@ -56,12 +56,16 @@ def replace_layers(root: nn.Module, method: Method, skip: Callable[[str], bool] 
                 path = f'{parent_path}.{name}'
                 paths.append(path)
                 setattr(parent, name, _quant_product(parent, name, path, method.roles(path)))
+    return paths
+
+
+def check_overrides(method: Method, paths: list[str]) -> None:
+    """Raise a ValueError if an override matches none of the layers: it would be a silent no-op."""
     for override in method.overrides:
         if not any(fnmatchcase(path, override['pattern']) for path in paths):
             raise ValueError(
                 f'quant.overrides pattern {override["pattern"]!r} matches no layer; paths look like {paths[:3]}'
             )
-    return paths
 
 
 def quant_layer(layer: Any, path: str, roles: dict[str, dict[str, Any]], add_bias: bool = False) -> nn.Module:

@@ -166,7 +166,10 @@ def build_method(config: Mapping[str, Any], field: str = 'quant') -> Method:
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f'{field} has unknown keys {unknown} for method {cls.__name__}; use {["method", *known]}')
-    method = cls(**options)
+    try:
+        method = cls(**options)
+    except ValueError as error:
+        raise ValueError(str(error).replace('quant.', f'{field}.', 1)) from error
     method.name = config['method']
     return method
 
