@@ -54,6 +54,26 @@ def test_two_runs_are_byte_equal_whatever_the_workers(tool, tiny, tmp_path):
     assert all_files(other) == all_files(tiny)
 
 
+@pytest.mark.parametrize(
+    ('split', 'digest'),
+    [
+        ('train', 'cb28c222c716a09bc12c76da2a558cd263c57e9c4781480e2546c23b3e9eb1e8'),
+        ('val', '31be199bc79e65479d3ea4bc3bbd6868fabd498883f0cc41ffac4f1174aec8df'),
+    ],
+)
+def test_the_shipped_detector_still_meets_its_pictures(tool, split, digest):
+    """Style A under default arguments is frozen: published figures and the shipped weights belong to these pixels."""
+    from minicoco.files import picture_digest
+    from minicoco.plan import planned_splits
+    from minicoco.scenes import draw_scene
+    from minicoco.styles import STYLES
+
+    plan = tool.Plan()
+    (chosen,) = (entry for entry in planned_splits(plan) if entry.name == split)
+    scene = draw_scene(chosen.stream(plan.seed, 0), STYLES['A'], chosen.height, chosen.width)
+    assert picture_digest(scene.pixels) == digest
+
+
 def test_layout_and_counts(tiny):
     found = documents(tiny)
     assert {name: len(document['images']) for name, document in found.items()} == SPLIT_SIZES
