@@ -11,6 +11,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 FOG_DENSITY = (0.25, 0.36, 0.47, 0.58, 0.68)
 NOISE_DEVIATION = (0.04, 0.07, 0.1, 0.14, 0.18)
 BLUR_RADIUS = (1.0, 1.6, 2.3, 3.1, 4.0)
+# Up to a radius of 0.5 the kernel is a single pixel.
+SMALLEST_BLUR = 0.6
 CONTRAST_LEFT = (0.6, 0.45, 0.33, 0.24, 0.17)
 
 
@@ -28,8 +30,9 @@ def noise(rng: np.random.Generator, picture: np.ndarray, severity: int) -> np.nd
 
 
 def blur(rng: np.random.Generator, picture: np.ndarray, severity: int) -> np.ndarray:
-    """Out of focus: a disc-shaped kernel whose radius follows the picture's size."""
-    radius = BLUR_RADIUS[severity - 1] * min(picture.shape[:2]) / 256
+    """Out of focus: a disc-shaped kernel whose radius follows the picture's size, down to one that still blurs."""
+    full = BLUR_RADIUS[severity - 1]
+    radius = full + (full - SMALLEST_BLUR) * (min(picture.shape[:2]) / 256 - 1.0)
     reach = int(np.ceil(radius))
     offset = np.arange(-reach, reach + 1)
     distance = np.sqrt(offset[:, None] ** 2 + offset[None, :] ** 2)
