@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .statistics import Bound, Interval, outcome
 
+NOT_RUN, NOT_TESTABLE = 'not run', 'not testable'
 COLUMNS = ('id', 'claim', 'published', 'metric', 'margin', 'seeds', 'data')
 
 
@@ -28,9 +30,18 @@ class Claim:
         """The margin, read."""
         return Bound.parse(self.margin)
 
-    def judge(self, interval: Interval | None) -> dict:
-        """One entry of a page: the claim, what was found, what that says of it."""
+    def judge(self, interval: Interval | None, untestable: str = '') -> dict[str, Any]:
+        """One entry of a page: the claim, what was found, what that says of it.
+
+        Args:
+            interval: of the claim's metric; None: not run (yet).
+            untestable: why the claim cannot be tested here, such as a degradation that does not occur.
+        """
         found = None if interval is None else interval.as_dict()
+        if untestable:
+            decided = f'{NOT_TESTABLE}: {untestable}'
+        else:
+            decided = NOT_RUN if interval is None else outcome(interval, self.bound)
         return {
             'id': self.id,
             'claim': self.claim,
@@ -38,7 +49,7 @@ class Claim:
             'metric': self.metric,
             'margin': self.margin,
             'found': found,
-            'outcome': outcome(interval, self.bound),
+            'outcome': decided,
         }
 
 

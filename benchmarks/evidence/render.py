@@ -11,11 +11,10 @@ from typing import Any
 
 from mixaq_mmdet.engine.matches import Matches
 
-from .claims import Claim, read_claims
+from .claims import NOT_RUN, Claim, read_claims
 from .experiment import REPOSITORY, Experiment, fingerprint
 from .store import Store, write_json, write_text
 
-NOT_RUN = 'not run'
 # Okabe and Ito's palette: told apart by every kind of colour vision
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 

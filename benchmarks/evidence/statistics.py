@@ -18,7 +18,7 @@ from mixaq_mmdet.engine.matches import Matches, mean_ap
 
 SAMPLES = 1000
 LEVEL = 95
-HOLDS, CONTRADICTED, NOT_RESOLVED, NOT_TESTABLE = 'holds', 'contradicted', 'not resolved', 'not testable'
+HOLDS, CONTRADICTED, NOT_RESOLVED = 'holds', 'contradicted', 'not resolved'
 
 Arms = Mapping[str, Matches]
 Statistic = Callable[..., np.ndarray]
@@ -38,6 +38,11 @@ class Interval:
     def as_dict(self) -> dict[str, Any]:
         """Rounded for a result file, so that a rendering does not change with the machine."""
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Interval:
+        """Inverse of ``as_dict``, but for the rounding."""
+        return cls(**content)
 
     def __str__(self) -> str:
         return f'{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]'
@@ -116,6 +121,21 @@ def difference(
     return bootstrap(pairs, lambda treatment, control: treatment - control, **options)
 
 
+def ratio_of_sets(above: Matches, below: Matches, *, samples: int = SAMPLES, seed: int = 0) -> Interval:
+    """Interval of AP(above) / AP(below) for different pictures, resampled independently."""
+    draws = []
+    for number, matches in enumerate((above, below)):
+        weights = image_weights(len(matches.image_ids), samples, seed + number)
+        draws.append(mean_ap(matches, np.concatenate([np.ones((1, weights.shape[1]), np.int32), weights])))
+    ratio = draws[0] / draws[1]
+    return interval_of(ratio[:1], ratio[None, 1:], images=len(above.image_ids) + len(below.image_ids))
+
+
+def exactly(value: float, images: int = 0) -> Interval:
+    """A number that was counted, not estimated."""
+    return Interval(value, value, value, 0.0, images, 1)
+
+
 def mean_over_images(values: np.ndarray, *, samples: int = SAMPLES, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Means of per-image quantities (N, Q): on all images (Q,), and on the same resamples as APs use (R, Q)."""
     values = np.asarray(values, float)
@@ -157,10 +177,8 @@ class Bound:
         raise ValueError(f'margin={text!r} cannot be read; write "> -0.3", "< 5" or "20 .. 45"')
 
 
-def outcome(interval: Interval | None, bound: Bound) -> str:
-    """What an interval says of a claim; None: it could not be measured."""
-    if interval is None:
-        return NOT_TESTABLE
+def outcome(interval: Interval, bound: Bound) -> str:
+    """What an interval says of a claim."""
     if interval.low > bound.low and interval.high < bound.high:
         return HOLDS
     if interval.high <= bound.low or interval.low >= bound.high:

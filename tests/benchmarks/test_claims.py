@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evidence.claims import read_claims, require
+from evidence.claims import NOT_RUN, read_claims, require
 from evidence.plans import STAGES
-from evidence.statistics import HOLDS, NOT_TESTABLE, Interval
+from evidence.statistics import HOLDS, Interval
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = '| id | claim | published | metric | margin | seeds | data |\n|---|---|---|---|---|---|---|\n'
@@ -23,7 +23,8 @@ def test_rows_become_claims_that_judge(tmp_path: Path) -> None:
     found = read_claims(protocol(tmp_path, '| P1 | lossless | yes | difference | > -0.3 | 5 | val |\n'))
     judged = found['P1'].judge(Interval(0.1, -0.1, 0.3, 0.1, 500, 1))
     assert (judged['outcome'], judged['margin'], judged['found']['low']) == (HOLDS, '> -0.3', -0.1)
-    assert found['P1'].judge(None)['outcome'] == NOT_TESTABLE
+    assert found['P1'].judge(None)['outcome'] == NOT_RUN
+    assert found['P1'].judge(None, untestable='no loss')['outcome'] == 'not testable: no loss'
     assert list(found) == ['P1']
 
 

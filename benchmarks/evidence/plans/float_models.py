@@ -1,0 +1,54 @@
+"""The float detectors that everything starts from, on every split."""
+
+from __future__ import annotations
+
+from ..experiment import Experiment
+from ..splits import KINDS
+from ..stage import Stage
+
+CONFIG = 'configs/mini/mask-rcnn_swin-mini_float.py'
+SHIPPED = 'checkpoints/mask-rcnn_swin-mini_float.pth'
+SEVERITIES = (1, 3, 5)
+
+FLOAT = Experiment('float', 'evaluate', config=CONFIG, starts_from=SHIPPED)
+SECOND = Experiment('float-second', 'train', config=CONFIG, seed=1)
+
+# for paired studies over float models: what a later experiment names in ``starts_from``
+FLOAT_MODELS = (SHIPPED, SECOND)
+
+CLEAN = [FLOAT, *(FLOAT.on(split) for split in ('search', 'val_wide'))]
+CORRUPTED = {(kind, severity): FLOAT.on(f'ood/{kind}-{severity}') for kind in KINDS for severity in SEVERITIES}
+SEALED = [FLOAT.on(split) for split in ('test', 'test_b')]
+
+STAGES = [
+    Stage(
+        'float', 'the shipped float model on val, search, val_wide', CLEAN, hours=0.1, topics=['preconditions'], rank=1
+    ),
+    Stage(
+        'float-corrupted',
+        'the shipped float model on every corrupted twin of val',
+        list(CORRUPTED.values()),
+        hours=0.4,
+        tier='full',
+        rank=90,
+    ),
+    Stage(
+        'float-test',
+        'the shipped float model on the test splits of both styles',
+        SEALED,
+        hours=0.2,
+        tier='full',
+        claims=['P4', 'P6'],
+        topics=['preconditions'],
+        rank=10,
+    ),
+    Stage(
+        'float-second-seed',
+        'a second float model for paired studies',
+        [SECOND, *(SECOND.on(split) for split in ('search', 'test', 'test_b'))],
+        hours=2,
+        tier='full',
+        topics=['preconditions'],
+        rank=20,
+    ),
+]
