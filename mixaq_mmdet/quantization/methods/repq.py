@@ -23,6 +23,8 @@ from ..quantizers.uniform import UniformQuantizer
 from ..roles import LAYER_NORM_ROLES, roles_of
 from .base import BlockInputs, Method, activation_quantizers, observe
 
+NARROWEST = 1e-3  # of the median step: the finest step a folded channel gets
+
 
 class Fold(NamedTuple):
     """LayerNorms (one per branch) and the linear layer that reads them.
@@ -84,8 +86,9 @@ class RepQ(Method):
         branches: dict[str, Any] = fold.linear.input_quant.branches()
         high = branches['high']
         seen = samples[high.name]
-        scale, zero_point = high.parameters_for(*self._search(seen, high.simulate))
-        common_scale, common_zero, ratio, shift = reparameterise(scale, zero_point, dead=seen.low == seen.high)
+        low_end, high_end = self._search(seen, high.simulate)
+        scale, zero_point = high.parameters_for(low_end, high_end)
+        common_scale, common_zero, ratio, shift = reparameterise(scale, zero_point, low_end, high_end)
         fold_into(fold, ratio, shift)
         high.set_grid(common_scale, common_zero)
         if 'low' in branches:
@@ -114,18 +117,28 @@ class RepQ(Method):
         low.fit(samples, MSERange())
 
 
-def reparameterise(scale: Tensor, zero_point: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def reparameterise(
+    scale: Tensor, zero_point: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Common scale and zero point of per-channel ones, and the ratio and shift that take each channel there.
+
+    A channel that is constant, or nearly, far from zero has a zero point of millions: it would take every channel's
+    shift out of float32's precision. Such channels get a coarser grid and have no say in the common one.
 
     Args:
         scale: (C,) step per channel.
         zero_point: (C,) whole numbers.
-        dead: (C,) constant channels, which have no say in the common grid.
+        low: (C,) lower end of each channel's range.
+        high: (C,) upper end.
     """
-    voting = ~dead if bool((~dead).any()) else torch.ones_like(dead)
-    common_scale = scale[voting].mean()
+    floor = NARROWEST * scale[high > low].median() if bool((high > low).any()) else scale.new_tensor(0.0)
+    narrow = (scale < floor) | (high <= low)
+    coarse = torch.maximum(scale, floor)
+    zero_point = torch.where(coarse > scale, torch.round(-low / coarse), zero_point)
+    voting = ~narrow if bool((~narrow).any()) else torch.ones_like(narrow)
+    common_scale = coarse[voting].mean()
     common_zero = torch.round(zero_point[voting].mean())
-    return common_scale, common_zero, scale / common_scale, common_scale * (common_zero - zero_point)
+    return common_scale, common_zero, coarse / common_scale, common_scale * (common_zero - zero_point)
 
 
 @torch.no_grad()
