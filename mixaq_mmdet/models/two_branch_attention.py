@@ -91,6 +91,7 @@ class TwoBranchWindowMSA(WindowMSA):
         qkv = call_layer(self.qkv, x, split)
         q, k, v = qkv.view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         fused = self.query_key is None and self.attention_value is None
+        fused = fused and not torch.jit.is_tracing()  # counters and exporters know products, not the fused operation
         attend = self._attend_fused if fused else self._attend_by_products
         x = attend(q, k, v, biases, segments, split).transpose(1, 2).reshape(windows, tokens, channels)
         return self.proj_drop(call_layer(self.proj, x, split))

@@ -1,6 +1,7 @@
 """Moving rows between the residual stream and window order, with gradients that move the same way back.
 
 Rows are never taken twice, so a gradient is a plain copy; torch's own index_select would add it up row by row.
+A tracer (get_flops) cannot follow functions of our own and needs no gradients: it is shown torch's operations.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
     Returns:
         (taken, ...).
     """
-    return _Take.apply(x, index)
+    return x.index_select(0, index) if torch.jit.is_tracing() else _Take.apply(x, index)
 
 
 def spread_rows(x: Tensor, index: Tensor, num_rows: int) -> Tensor:
@@ -75,6 +76,8 @@ def spread_rows(x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     Returns:
         (num_rows, ...).
     """
+    if torch.jit.is_tracing():
+        return x.new_zeros((num_rows, *x.shape[1:])).index_copy(0, index, x)
     return _Spread.apply(x, index, num_rows)
 
 
@@ -89,6 +92,8 @@ def replace_rows(base: Tensor, index: Tensor, x: Tensor) -> Tensor:
     Returns:
         (rows, ...).
     """
+    if torch.jit.is_tracing():
+        return base.index_copy(0, index, x)
     return spread_rows(x, index, base.shape[0]) if index.numel() == base.shape[0] else _Replace.apply(base, index, x)
 
 
@@ -108,4 +113,5 @@ def with_zero_gradients(x: Tensor, unused: list[Tensor]) -> Tensor:
 
     A branch without windows would leave its parameters without a gradient; DistributedDataParallel then waits forever.
     """
-    return _ZeroGradients.apply(x, *unused) if unused and torch.is_grad_enabled() else x
+    needed = unused and torch.is_grad_enabled() and not torch.jit.is_tracing()
+    return _ZeroGradients.apply(x, *unused) if needed else x
