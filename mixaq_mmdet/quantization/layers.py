@@ -44,22 +44,33 @@ class BranchQuantizers(nn.Module):
         make: builds the quantizer of a branch, 'high' or 'low'.
         two: whether there is a low branch.
         token_axis: which axis of a windowed tensor counts tokens, from the end.
+        keep_padding: let padding tokens pass as they are. They are the same constant in every window and image, so
+            that nothing is lost, while a fold may put them far outside the grid of the data.
     """
 
-    def __init__(self, make: Callable[[str], Quantizer], two: bool, token_axis: int = -2) -> None:
+    def __init__(
+        self, make: Callable[[str], Quantizer], two: bool, token_axis: int = -2, keep_padding: bool = False
+    ) -> None:
         super().__init__()
         self.high = make('high')
         self.low = make('low') if two else None
         self.token_axis = token_axis
+        self.keep_padding = keep_padding
 
     def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
         """Quantize each branch's slice of ``x``; without a split, or without a low branch, all of it is high."""
         if split is None or self.low is None:
             return self._observe(self.high, x, None) if self.high.mode == 'observe' else self.high(x)
-        high, low = x[: split.high], x[split.high :]
         if 'observe' in (self.high.mode, self.low.mode):
-            self._observe_branches(high, low, split)
+            self._observe_branches(x[: split.high], x[split.high :], split)
             return x
+        out = self._quantize_branches(x, split)
+        real = getattr(split, 'real', None)
+        return torch.where(real.unsqueeze(-1), out, x) if self.keep_padding and real is not None else out
+
+    def _quantize_branches(self, x: Tensor, split: Split) -> Tensor:
+        high, low = x[: split.high], x[split.high :]
+        assert self.low is not None
         if torch.is_grad_enabled() or self.high.mode != 'quantize' or self.low.mode != 'quantize':
             # an empty branch is called too, so that its learned parameters get a gradient (of zero)
             return torch.cat([self.high(high), self.low(low)])

@@ -12,7 +12,7 @@ from ..registry import QUANTIZERS, lookup
 from .layers import BranchQuantizers, KeepFloat, QuantMatmul, QuantWeight, to_quant_conv2d, to_quant_linear
 from .methods import Method, build_method
 from .quantizers import Quantizer
-from .roles import BRANCH_ROLES, MATMUL_ROLES, roles_of
+from .roles import BRANCH_ROLES, LAYER_NORM_ROLES, MATMUL_ROLES, roles_of
 from .state import CONFIG_BUFFER, encode_config
 
 TOKEN_AXIS = {'k': -1}
@@ -100,7 +100,7 @@ def _branches(roles: dict[str, dict[str, Any]], role: str, path: str, axis: int,
         bits = low_bits if branch == 'low' else config['bits']
         return _build({**config, 'bits': bits}, f'{path}.{role}.{branch}', axis, channels)
 
-    return BranchQuantizers(make, two=role in BRANCH_ROLES, token_axis=TOKEN_AXIS.get(role, -2))
+    return BranchQuantizers(make, role in BRANCH_ROLES, TOKEN_AXIS.get(role, -2), keep_padding=role in LAYER_NORM_ROLES)
 
 
 def _build(config: dict[str, Any], name: str, axis: int, channels: int) -> Quantizer:

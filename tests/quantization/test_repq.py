@@ -8,6 +8,7 @@ from tiny_backbone import backbone, images, signal_to_noise
 from torch import nn
 
 from mixaq_mmdet.engine.calibration import Calibrator
+from mixaq_mmdet.models.two_branch_attention import Split
 from mixaq_mmdet.quantization import build_method, quantizer_mode
 from mixaq_mmdet.quantization.functional import affine_parameters, fake_quantize
 from mixaq_mmdet.quantization.methods.repq import Fold, fold_into, reparameterise
@@ -91,19 +92,22 @@ def test_folded_float_model_is_the_float_model(calibrated):
     assert any(int(m.folded) for m in calibrated.modules() if hasattr(m, 'folded'))
 
 
-def test_padding_is_zero_for_the_quantized_layer(calibrated):
-    """What stock pads with zero must mean zero after the fold: the pad value is on the grid and folds back to 0."""
-    for stage in calibrated.stages:
-        for block in stage.blocks:
-            qkv = block.attn.w_msa.qkv
-            with torch.no_grad():
-                padded = qkv.input_quant.high(block.pad_value)
-                zero_point = qkv.input_quant.high.zero_point
-                # channels whose own zero is a code reproduce it exactly
-                codes = torch.round(block.pad_value / qkv.input_quant.high.scale) + zero_point
-            inside = (codes >= 0) & (codes <= 255)
-            assert inside.any()
-            torch.testing.assert_close(padded[inside], block.pad_value[inside], rtol=1e-4, atol=1e-5)
+def test_padding_tokens_reach_the_layer_as_their_constant(calibrated):
+    """What stock pads with zero must mean zero after the fold, also where zero lies outside a channel's grid."""
+    qkv = calibrated.stages[0].blocks[0].attn.w_msa.qkv
+    pad = calibrated.stages[0].blocks[0].pad_value
+    x = torch.randn(3, 16, 8)
+    real = torch.ones(3, 16, dtype=torch.bool)
+    real[:, 12:] = False
+    x[~real] = pad
+    with torch.no_grad():
+        quantized = qkv.input_quant(x, Split(1, real=real))
+        assert torch.equal(quantized[~real], x[~real])
+        assert torch.equal(quantized[real], qkv.input_quant(x, Split(1))[real])
+        # the layer's output for it is stock's output for zero, up to the rounding of the weights
+        with quantizer_mode(calibrated, 'float'):
+            stock = backbone().stages[0].blocks[0].attn.w_msa.qkv.bias
+            torch.testing.assert_close(qkv(x, Split(1, real=real))[0, -1], stock, rtol=1e-4, atol=1e-5)
 
 
 def test_every_quantizer_of_both_branches_is_calibrated(calibrated):
