@@ -32,14 +32,26 @@ def calibration_loader(
         raise ValueError(f'num_images={num_images!r} must be a whole number of at least 1; 32 is usual')
     if not isinstance(train_dataloader, Mapping) or 'dataset' not in train_dataloader:
         raise ValueError('train_dataloader.dataset is missing; give the train set as a config to calibrate on')
-    dataset = DATASETS.build(plain_dataset(train_dataloader['dataset'], pipeline))
-    if len(dataset) == 0:
-        raise ValueError('train_dataloader.dataset is empty; calibration needs at least one image')
+    dataset = _build(plain_dataset(train_dataloader['dataset'], pipeline))
     if len(dataset) < num_images:
         print_log(f'calibration: the set holds {len(dataset)} images, num_images={num_images}; all are used', 'current')
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:num_images].tolist()
     own = chosen[get_rank() :: get_world_size()]
     return DataLoader(dataset, batch_size=1, sampler=own, num_workers=0, collate_fn=pseudo_collate)
+
+
+def _build(config: dict[str, Any]) -> Any:
+    try:
+        dataset = DATASETS.build(config)
+        size = len(dataset)
+    except ValueError as error:
+        # how mmengine's datasets end when they try to pack an empty list
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        size = 0
+    if size == 0:
+        raise ValueError('train_dataloader.dataset is empty; calibration needs at least one image')
+    return dataset
 
 
 def plain_dataset(dataset: Mapping[str, Any], pipeline: list[Any]) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def plain_dataset(dataset: Mapping[str, Any], pipeline: list[Any]) -> dict[str, 
     return {**config, 'pipeline': pipeline, 'test_mode': True}
 
 
-def test_pipeline(cfg: Mapping[str, Any]) -> list[Any]:
+def reading_pipeline(cfg: Mapping[str, Any]) -> list[Any]:
     """The pipeline of the config's test set, or of its val set."""
     for name in ('test_dataloader', 'val_dataloader'):
         dataset = (cfg.get(name) or {}).get('dataset')

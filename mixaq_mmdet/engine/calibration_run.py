@@ -15,7 +15,7 @@ from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader
 
 from .calibration import Calibrator, uncalibrated
-from .calibration_data import calibration_loader, image_ids, test_pipeline
+from .calibration_data import calibration_loader, image_ids, reading_pipeline
 from .calibration_summary import as_json, as_table, summarize
 
 SUMMARY_FILE = 'calibration.json'
@@ -23,7 +23,7 @@ SUMMARY_FILE = 'calibration.json'
 
 def loader_for(runner: Any, train_dataloader: Any, num_images: int, seed: int) -> DataLoader:
     """The calibration loader of a Runner's config."""
-    return calibration_loader(train_dataloader, test_pipeline(runner.cfg), num_images, seed)
+    return calibration_loader(train_dataloader, reading_pipeline(runner.cfg), num_images, seed)
 
 
 def calibrate_in_runner(runner: Any, loader: DataLoader, seed: int) -> None:
