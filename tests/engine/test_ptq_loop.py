@@ -1,0 +1,118 @@
+"""PTQ through the Runner: calibrate, save, validate; resume; a hook that does the same in place; every entry agrees."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.runner import Runner
+from tiny_detector import tiny_config
+
+from mixaq_mmdet.engine.calibration import uncalibrated
+
+QUANT = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
+LOOP = {'type': 'PTQLoop', 'num_images': 3}
+
+
+def ptq_config(root, work_dir, **edits):
+    return tiny_config(
+        root,
+        work_dir,
+        **{'model.backbone.type': 'TwoBranchSwin', 'model.backbone.quant': QUANT, 'model.backbone.low_ratios': 0.5},
+        train_cfg={**LOOP, '_delete_': True},
+        **edits,
+    )
+
+
+@pytest.fixture(scope='module')
+def float_file(tiny_coco, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('float')
+    register_all_modules()
+    detector = MODELS.build(tiny_config(tiny_coco, folder).model)
+    torch.manual_seed(0)
+    detector.init_weights()
+    path = folder / 'float.pth'
+    torch.save(
+        {'state_dict': detector.state_dict(), 'meta': {'dataset_meta': {'classes': ('box', 'disc', 'bar')}}}, path
+    )
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def calibrated(tiny_coco, tmp_path_factory, float_file):
+    """Work folder of a finished PTQ run."""
+    work_dir = tmp_path_factory.mktemp('ptq')
+    cfg = ptq_config(tiny_coco, work_dir, load_from=float_file)
+    cfg.dump(work_dir / 'config.py')
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert not uncalibrated(runner.model)
+    return Path(work_dir)
+
+
+def test_saves_an_ordinary_checkpoint_and_a_summary(calibrated):
+    saved = torch.load(calibrated / 'epoch_1.pth', weights_only=True)['state_dict']
+    assert int(saved['backbone.stages.0.blocks.0.attn.w_msa.qkv.folded']) == 1
+    summary = json.loads((calibrated / 'calibration.json').read_text())
+    assert len(summary['image_ids']) == 3
+    assert {'layer', 'role', 'bits', 'quantizer', 'range', 'sqnr'} == set(summary['quantizers'][0])
+    log = next(calibrated.glob('*/*.log')).read_text()
+    assert 'calibrated on 3 images (seed 0)' in log
+    assert 'stages.0.blocks.0.attn.w_msa.attention_value' in log
+    assert 'Epoch(val) [1][4/4]' in log
+
+
+def test_a_resumed_calibrated_file_validates_and_ends(tiny_coco, calibrated, monkeypatch):
+    def fail(*args):
+        raise AssertionError('calibrated again')
+
+    monkeypatch.setattr('mixaq_mmdet.engine.ptq_loop.calibrate_in_runner', fail)
+    before = (calibrated / 'epoch_1.pth').read_bytes()
+    runner = Runner.from_cfg(ptq_config(tiny_coco, calibrated, resume=True))
+    runner.train()
+    assert runner.val_loop.dataloader is not None
+    assert (calibrated / 'epoch_1.pth').read_bytes() == before
+
+
+def test_refuses_to_start_from_nothing(tiny_coco, tmp_path):
+    with pytest.raises(ValueError, match='no checkpoint was loaded; set load_from'):
+        Runner.from_cfg(ptq_config(tiny_coco, tmp_path)).train()
+
+
+def test_hook_calibrates_a_test_run_to_the_same_quantizers(tiny_coco, tmp_path, float_file, calibrated):
+    hook = {'type': 'CalibrationHook', 'num_images': 3}
+    runner = Runner.from_cfg(ptq_config(tiny_coco, tmp_path, load_from=float_file, custom_hooks=[hook]))
+    runner.test()
+    saved = torch.load(calibrated / 'epoch_1.pth', weights_only=True)['state_dict']
+    for name, value in runner.model.state_dict().items():
+        assert torch.equal(value, saved[name]), name
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_init_detector_agrees_and_needs_no_hook(tiny_coco, calibrated, float_file):
+    config = str(calibrated / 'config.py')
+    image = str(next((tiny_coco / 'images').glob('*.png')))
+    detector = init_detector(config, str(calibrated / 'epoch_1.pth'), device='cpu')
+    saved = torch.load(calibrated / 'epoch_1.pth', weights_only=True)['state_dict']
+    assert all(torch.equal(value, saved[name]) for name, value in detector.state_dict().items())
+    assert len(inference_detector(detector, image).pred_instances.scores) > 0
+    with pytest.raises(RuntimeError, match=r'^not calibrated: patch_embed'):
+        inference_detector(init_detector(config, float_file, device='cpu'), image)
+
+
+@pytest.mark.parametrize(
+    ('edits', 'message'),
+    [
+        ({'model.backbone.quant.w_bits': 4}, r'w_bits=4 \(checkpoint: 8\)'),
+        ({'model.backbone.quant.method': 'MinMax'}, r"method='MinMax' \(checkpoint: 'RepQ'\)"),
+        ({'model.backbone.quant': None}, r'holds a quantized model, but model\.backbone\.quant is absent'),
+    ],
+)
+def test_a_quantized_file_elsewhere_is_refused_by_init_detector(tiny_coco, tmp_path, calibrated, edits, message):
+    cfg = ptq_config(tiny_coco, tmp_path)
+    cfg.merge_from_dict(edits)
+    with pytest.raises(ValueError, match=message):
+        init_detector(cfg, str(calibrated / 'epoch_1.pth'), device='cpu')

@@ -1,0 +1,100 @@
+"""Whole-detector scope: what is replaced, how it is calibrated, what its files are refused by."""
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from tiny_detector import tiny_mask_rcnn
+from torch import nn
+
+from mixaq_mmdet.engine.calibration import Calibrator, uncalibrated
+from mixaq_mmdet.quantization import QuantConv2d, QuantLinear, quantizer_mode
+
+HEADS = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8}
+
+
+def detector(heads=HEADS, swin='TwoBranchSwin', **backbone):
+    cfg = tiny_mask_rcnn(type=swin, **backbone)
+    if heads is not None:
+        cfg.update(type='QuantDetector', base=cfg.type, detector_quant=heads)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    return model.eval()
+
+
+def batches(number=2):
+    generator = torch.Generator().manual_seed(0)
+    meta = {'img_shape': (64, 64), 'ori_shape': (64, 64), 'scale_factor': (1.0, 1.0), 'pad_shape': (64, 64)}
+    return [
+        {
+            'inputs': [torch.randint(0, 255, (3, 64, 64), generator=generator).byte()],
+            'data_samples': [DetDataSample(metainfo=meta)],
+        }
+        for _ in range(number)
+    ]
+
+
+def test_neck_and_heads_are_replaced_and_names_stay():
+    model, stock = detector(), detector(None, 'SwinTransformer')
+    assert type(model) is type(stock)
+    replaced = {n for n, m in model.named_modules() if isinstance(m, QuantConv2d | QuantLinear)}
+    expected = {
+        name
+        for name, module in stock.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and not name.startswith('backbone')
+    }
+    assert replaced == expected
+    assert isinstance(model.roi_head.mask_head.upsample, nn.ConvTranspose2d)
+    missing, unexpected = model.load_state_dict(stock.state_dict(), strict=False)
+    assert not unexpected
+    assert not missing
+
+
+@pytest.mark.parametrize('swin', ['TwoBranchSwin', 'SwinTransformer'])
+def test_calibrated_part_by_part(swin):
+    model = detector(swin=swin)
+    noise = Calibrator(model).run(batches())
+    assert not uncalibrated(model)
+    assert min(noise.values()) > 20
+    assert 'forward' not in vars(model.backbone)
+    data = model.data_preprocessor(batches(1)[0], False)
+    with torch.no_grad():
+        features = model.extract_feat(data['inputs'])
+        with quantizer_mode(model, 'float'):
+            reference = model.extract_feat(data['inputs'])
+    for a, b in zip(reference, features, strict=True):
+        assert (a - b).square().sum() < 0.01 * a.square().sum()
+    model.test_step(batches(1)[0])
+
+
+def test_both_scopes_together():
+    model = detector(quant={'method': 'MSE', 'w_bits': 4, 'a_bits': 8})
+    calibrator = Calibrator(model)
+    names = calibrator.run(batches(1))
+    assert not uncalibrated(model)
+    assert {name.split('.')[0] for name in names} == {'patch_embed', 'stages', 'neck', 'rpn_head', 'roi_head'}
+
+
+def test_its_file_is_refused_by_a_plain_detector_and_by_other_bits():
+    state = detector().state_dict()
+    with pytest.raises(ValueError, match=r'holds a quantized model, but model\.detector_quant is absent'):
+        detector(None).load_state_dict(state, strict=False)
+    with pytest.raises(ValueError, match=r'model\.detector_quant differs .* w_bits=4 \(checkpoint: 8\)'):
+        detector({**HEADS, 'w_bits': 4}).load_state_dict(state, strict=False)
+    stock_backbone = detector(swin='SwinTransformer')
+    with pytest.raises(ValueError, match=r'w_bits=4 \(checkpoint: 8\)'):
+        detector({**HEADS, 'w_bits': 4}, 'SwinTransformer').load_state_dict(stock_backbone.state_dict(), strict=False)
+
+
+@pytest.mark.parametrize(
+    ('heads', 'message'),
+    [
+        ({'method': 'RepX'}, r"detector_quant\.method='RepX' is unknown"),
+        ({**HEADS, 'w_bits': 1}, r'detector_quant\.w_bits=1'),
+        ({**HEADS, 'overrides': [{'pattern': 'head.*', 'a_bits': 4}]}, "'head.*' matches no layer; paths look like"),
+    ],
+)
+def test_bad_configs(heads, message):
+    with pytest.raises(ValueError, match=message):
+        detector(heads)
