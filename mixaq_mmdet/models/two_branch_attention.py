@@ -6,12 +6,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmdet.models.backbones.swin import WindowMSA
 from torch import Tensor, nn
 
 from mixaq_mmdet.windows.assignment import Segment
 from mixaq_mmdet.windows.geometry import kind_regions, shift_mask
+
+from .window_attention import attend, merge_heads, split_heads
 
 MASKED = -100.0  # as in stock Swin: what another region's logits are lowered by
 
@@ -87,40 +88,20 @@ class TwoBranchWindowMSA(WindowMSA):
         Returns:
             (windows, tokens, C).
         """
-        windows, tokens, channels = x.shape
         qkv = call_layer(self.qkv, x, split)
-        q, k, v = qkv.view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        fused = self.query_key is None and self.attention_value is None
-        fused = fused and not torch.jit.is_tracing()  # counters and exporters know products, not the fused operation
-        attend = self._attend_fused if fused else self._attend_by_products
-        x = attend(q, k, v, biases, segments, split).transpose(1, 2).reshape(windows, tokens, channels)
+        if self.query_key is None and self.attention_value is None:
+            dropout = self.attn_drop.p if self.attn_drop.training else 0.0
+            x = attend(qkv, biases, segments, self.num_heads, self.scale, dropout)
+        else:
+            x = self._attend_by_products(qkv, biases, segments, split)
         return self.proj_drop(call_layer(self.proj, x, split))
 
-    def _attend_fused(
-        self, q: Tensor, k: Tensor, v: Tensor, biases: Tensor, segments: tuple[Segment, ...], split: Split
-    ) -> Tensor:
-        """All (windows, heads, tokens, head channels)."""
-        dropout = self.attn_drop.p if self.attn_drop.training else 0.0
-        parts = [
-            F.scaled_dot_product_attention(
-                q[start:stop],
-                k[start:stop],
-                v[start:stop],
-                attn_mask=biases[kind : kind + 1].expand(stop - start, -1, -1, -1),
-                dropout_p=dropout,
-                scale=self.scale,
-            )
-            for start, stop, kind in segments
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _attend_by_products(
-        self, q: Tensor, k: Tensor, v: Tensor, biases: Tensor, segments: tuple[Segment, ...], split: Split
-    ) -> Tensor:
-        """All (windows, heads, tokens, head channels)."""
+    def _attend_by_products(self, qkv: Tensor, biases: Tensor, segments: tuple[Segment, ...], split: Split) -> Tensor:
+        """As :func:`attend`, through ``query_key`` and ``attention_value``."""
+        q, k, v = split_heads(qkv, self.num_heads)
         q, k = q * self.scale, k.transpose(-2, -1)
         logits = q @ k if self.query_key is None else self.query_key(q, k, split)
         biased = [logits[start:stop] + biases[kind] for start, stop, kind in segments]
         attention = torch.cat(biased).softmax(-1).to(v.dtype)
         attention = self.attn_drop(attention)
-        return attention @ v if self.attention_value is None else self.attention_value(attention, v, split)
+        return merge_heads(attention @ v if self.attention_value is None else self.attention_value(attention, v, split))
