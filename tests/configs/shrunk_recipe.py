@@ -14,7 +14,7 @@ from torch import nn
 from mixaq_mmdet.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-COCO_RECIPES = sorted(path.name for path in (ROOT / 'configs/mixaq').glob('*.py'))
+FLOAT_RECIPES = sorted(path.name for path in (ROOT / 'configs/mixaq').glob('*_float.py'))
 
 # One block in the last stage: an odd depth belongs to the smallest model that shows everything.
 BACKBONE = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), init_cfg=None)
