@@ -88,9 +88,8 @@ def pick_weights(checkpoint: dict[str, Any], ema: bool = False) -> tuple[StateDi
     container = next((name for name in _CONTAINERS if isinstance(checkpoint.get(name), dict)), None)
     weights = _tensors(checkpoint[container] if container else checkpoint)
     if not weights:
-        raise ValueError(
-            f'SRC: no weights under {list(_CONTAINERS)} or at the top level; it has {sorted(checkpoint)[:10]}'
-        )
+        seen = [str(key) for key in checkpoint][:10]
+        raise ValueError(f'SRC: no weights under {list(_CONTAINERS)} or at the top level; it has {seen}')
     if not ema:
         return weights, container or 'the top level'
     averaged = next((name for name in _AVERAGED if isinstance(checkpoint.get(name), dict)), None)
