@@ -1,0 +1,5 @@
+# The whole detector in scope: neck, RPN and heads quantized like the backbone.
+_base_ = ['./mask-rcnn_swin-mini_ptq-w4a4.py']
+custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+
+model = dict(type='QuantDetector', base='MaskRCNN', detector_quant=dict(method='RepQ', w_bits=4, a_bits=4))

@@ -1,0 +1,4 @@
+_base_ = ['./cascade-mask-rcnn_swin-t_mixaq-ptq-w4a8.py']
+custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+
+model = dict(type='QuantDetector', base='CascadeRCNN', detector_quant=dict(method='RepQ', w_bits=4, a_bits=8))
