@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader
 
+from .atomic_file import write_whole
 from .calibration import Calibrator, uncalibrated
 from .calibration_data import calibration_loader, image_ids, reading_pipeline
 from .calibration_summary import as_json, as_table, summarize
@@ -49,10 +48,4 @@ def calibrate_in_runner(runner: Any, loader: DataLoader, seed: int) -> None:
     print_log(f'calibrated on {len(ids)} images (seed {seed})\n{as_table(lines)}', 'current')
     if is_main_process():
         content = {'seed': seed, 'image_ids': sorted(ids, key=str), 'quantizers': as_json(lines)}
-        _write_whole(Path(runner.work_dir) / SUMMARY_FILE, json.dumps(content, indent=1))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile('w', dir=path.parent, suffix='.tmp', delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+        write_whole(Path(runner.work_dir) / SUMMARY_FILE, json.dumps(content, indent=1))
