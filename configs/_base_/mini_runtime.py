@@ -1,6 +1,6 @@
-# Schedule and runtime of the mini recipes: six epochs of 500 steps, sized for two CPU cores.
+# Schedule and runtime of the mini recipes: five epochs of 500 steps, sized for two CPU cores.
 default_scope = 'mmdet'
-max_epochs = 6
+max_epochs = 5
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
