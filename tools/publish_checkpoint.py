@@ -1,6 +1,6 @@
 """Turn a training checkpoint into one to ship: weights alone, in half precision, with a card beside it.
 
-    python tools/publish_checkpoint.py work_dirs/float/epoch_6.pth checkpoints/mask-rcnn_swin-mini_float.pth \\
+    python tools/publish_checkpoint.py work_dirs/float/epoch_5.pth checkpoints/mask-rcnn_swin-mini_float.pth \\
         --scalars work_dirs/float/*/vis_data/scalars.json --command 'tools/train.py configs/mini/...'
 
 Beside DST come DST's name with .json (command, seed, versions, last metrics, sha256) and with .log (losses and
@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument('target', type=Path)
     parser.add_argument('--scalars', type=Path, nargs='*', default=[], help="mmengine's vis_data/scalars.json files")
     parser.add_argument('--command', default='', help='the command that trained it')
+    parser.add_argument('--note', default='', help='what a reader of the card must know: interruptions, deviations')
     parser.add_argument('--full-precision', action='store_true', help='keep float32')
     arguments = parser.parse_args()
     if not arguments.source.is_file():
@@ -71,6 +72,7 @@ def main() -> int:
         'parameters': sum(value.numel() for value in state.values()),
         'precision': 'float32' if arguments.full_precision else 'float16',
         'command': arguments.command,
+        'note': arguments.note,
         'seed': meta.get('seed'),
         'epoch': meta.get('epoch'),
         'metrics_at_the_end_of_training': last_metrics(lines),
