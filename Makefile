@@ -32,7 +32,7 @@ bench: setup
 	@$(VENV)/python benchmarks/two_branch.py --quick
 
 reproduce: setup
-	@$(VENV)/python benchmarks/experiments.py run --tier full
+	@$(VENV)/python benchmarks/experiments.py run --tier full --open-test
 
 clean:
 	rm -rf .venv build dist *.egg-info mixaq_mmdet/.mim
