@@ -105,8 +105,8 @@ def dataset_meta(checkpoint: dict[str, Any]) -> dict[str, Any]:
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict):
         return {}
-    found = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), dict) else meta
-    lowered = {str(key).lower(): value for key, value in found.items()}
+    found = meta.get('dataset_meta')  # mmdet 2.x has the names in meta itself, in capitals
+    lowered = {str(key).lower(): value for key, value in (found if isinstance(found, dict) else meta).items()}
     return {key: lowered[key] for key in ('classes', 'palette') if _is_plain(lowered.get(key))}
 
 

@@ -83,10 +83,11 @@ def translate(state_dict: StateDict) -> tuple[StateDict, Dialect]:
     dialect = detect_dialect(state_dict)
     translated = dialect.translate(state_dict)
     strange = [key for key in translated if not is_stock_name(key) and not _LOW_NORM.search(key)]
+    strange += [key for key in translated if is_stock_name(key) and key.endswith('quant_config')]
     if strange:
         # Dropping quantizer state would leave folded weights that look like float ones.
         raise ValueError(
-            f'SRC: its backbone holds {len(strange)} tensors that no float Swin has, such as {strange[:5]}; '
+            f'SRC: it holds {len(strange)} tensors that no float detector on Swin has, such as {strange[:5]}; '
             'convert the float checkpoint that it was made from'
         )
     return translated, dialect

@@ -140,8 +140,9 @@ def test_quantizer_state_is_not_dropped_silently(detector_swin):
     source = with_prefix(mmcv_names(detector_swin.state_dict()))
     low_norms = {'backbone.stages.0.blocks.0.norm1_low.weight': torch.ones(8)}
     assert set(low_norms) <= set(translate(source | low_norms)[0])
-    with pytest.raises(ValueError, match='1 tensors that no float Swin has'):
-        translate(source | {'backbone.stages.0.blocks.0.attn.w_msa.qkv_in.scale': torch.ones(1)})
+    for key in ('backbone.stages.0.blocks.0.attn.w_msa.qkv_in.scale', 'detector_quant_config'):
+        with pytest.raises(ValueError, match='1 tensors that no float detector on Swin has'):
+            translate(source | {key: torch.ones(1)})
 
 
 def test_geometry_is_read_from_the_shapes(detector_swin, classifier):
