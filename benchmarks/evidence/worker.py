@@ -94,6 +94,7 @@ def train(experiment: Experiment, place: Workplace, start: Path | None, reposito
     # not `--resume auto`: without a checkpoint to resume it would also forget what the training starts from
     cfg.resume = place.resumable()
     cfg.load_from = None if cfg.resume else str(start) if start else cfg.get('load_from')
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None  # the result is evaluated once, afterwards
     config = place.folder / 'config.py'
     cfg.dump(config)
     command = [sys.executable, str(repository / 'tools' / 'train.py'), str(config), '--work-dir', str(place.folder)]

@@ -1,0 +1,155 @@
+"""Training-free quantization on val, and MixA-Q against its rivals at equal cost: docs/results/ptq.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..experiment import Experiment
+from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..stage import Stage
+from ..statistics import difference, score
+from .float_models import FLOAT, SHIPPED
+
+RECIPE = 'configs/mini/mask-rcnn_swin-mini_{}.py'
+COST = 'evidence.measures.cost:realised'
+QUANT = 'model.backbone.quant.'
+RATIOS = 'model.backbone.low_ratios'
+
+
+def calibrated(name: str, recipe: str, **overrides: Any) -> Experiment:
+    """Calibrate the shipped float model by a recipe, then evaluate it."""
+    config = RECIPE.format(recipe)
+    return Experiment(name, 'train', config=config, overrides=overrides, starts_from=SHIPPED, probe=COST)
+
+
+def of(calibration: Experiment, name: str, **overrides: Any) -> Experiment:
+    """The same calibrated model under other ratios or another ranking."""
+    return Experiment(
+        name, 'evaluate', config=calibration.config, overrides=overrides, starts_from=calibration, probe=COST
+    )
+
+
+W8A8 = calibrated('RepQ W8A8', 'ptq-w8a8')
+W4A8 = calibrated('RepQ W4A8', 'ptq-w4a8')
+W4A6 = calibrated('RepQ W4A6', 'ptq-w4a8', **{f'{QUANT}a_bits': 6})
+W4A4 = calibrated('RepQ W4A4', 'ptq-w4a4')
+DETECTOR = calibrated('RepQ W4A4, whole detector', 'ptq-w4a4-detector')
+PERCENTILE = calibrated('Percentile W4A8', 'ptq-w4a8', **{f'{QUANT}method': 'Percentile'})
+MIXED = calibrated('MixA-Q W4A8/A4, 1.35x', 'mixaq-ptq-w4a8')
+MILD = of(MIXED, 'MixA-Q W4A8/A4, 1.15x', **{RATIOS: [0.3] * 6})
+STRONG = of(MIXED, 'MixA-Q W4A8/A4, 1.55x', **{RATIOS: [0.75] * 6})
+REVERSED = of(MIXED, 'the same, ranking reversed', **{'model.backbone.importance': {'type': 'L2', 'reverse': True}})
+RANDOM = of(MIXED, 'the same, ranking random', **{'model.backbone.importance': {'type': 'Random', 'seed': 0}})
+PRUNED = of(
+    MIXED,
+    'pruning W4A8, 1.35x',
+    **{RATIOS: 0.0, 'model.backbone.prune_ratios': [0.4, 0.1, 0.3, 0.35, 0.35, 0.25]},
+)
+ROWS = [FLOAT, W8A8, W4A8, PERCENTILE, W4A6, W4A4, DETECTOR, MILD, MIXED, STRONG, REVERSED, RANDOM, PRUNED]
+
+# claim: (treatment, control)
+DIFFERENCES = {
+    'T1': (MIXED, W4A8),
+    'T2': (MILD, W4A8),
+    'T3': (MIXED, W4A6),
+    'T4': (MIXED, PRUNED),
+    'T5': (MIXED, REVERSED),
+    'T6': (MIXED, RANDOM),
+    'T7': (W4A8, PERCENTILE),
+    'T8': (W4A4, FLOAT),
+}
+
+STAGES = [
+    Stage(
+        'ptq',
+        'training-free quantization and MixA-Q at equal cost, on val',
+        ROWS,
+        hours=0.6,
+        claims=list(DIFFERENCES),
+        topics=['ptq'],
+        rank=10,
+    )
+]
+
+
+def summarise(reader: Reader) -> dict[str, Any]:
+    """The page's numbers."""
+    claims = reader.claims()
+    judged = []
+    for name, pair in DIFFERENCES.items():
+        treatment, control = (reader.matches(experiment) for experiment in pair)
+        judged.append(claims[name].judge(difference(treatment, control) if treatment and control else None))
+    return {'rows': [_row(reader, experiment) for experiment in ROWS], 'claims': judged}
+
+
+def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
+    row: dict[str, Any] = {'name': experiment.name, 'result': None}
+    result, matches = reader.result(experiment), reader.matches(experiment)
+    if result is None or matches is None:
+        return row
+    row['result'] = {
+        'box': score(matches).as_dict(),
+        'mask': 100 * result['metrics']['coco/segm_mAP'],
+        'cost': result['extras'].get('cost'),
+    }
+    float_matches = reader.matches(FLOAT)
+    if float_matches is not None and experiment is not FLOAT:
+        row['result']['loss'] = difference(matches, float_matches).as_dict()
+    return row
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The page."""
+    rows = [_cells(row['name'], row['result']) for row in summary['rows']]
+    header = ['model', 'box AP', '95 %', 'against float', '95 %', 'mask AP', 'mean act. bits', 'BOPs']
+    return f"""# Training-free quantization
+
+Mini Mask R-CNN on val (500 pictures), calibrated on 32 pictures of `calib`, one seed. Intervals are over pictures.
+*BOPs*: relative bit operations of the backbone by the paper's count (MACs x 32 x activation bits) against the same bits
+with every window high, at realised ratios; a count, not a speed. All of this is *simulated* (fake quantization).
+
+{claims_table(summary['claims'])}
+
+{table(header, rows)}
+"""
+
+
+def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
+    if result is None:
+        return [name, NOT_RUN, *[None] * 6]
+    box, loss, cost = result['box'], result.get('loss'), result['cost']
+    return [
+        name,
+        box['estimate'],
+        f'{box["low"]:.2f} .. {box["high"]:.2f}',
+        None if loss is None else loss['estimate'],
+        None if loss is None else f'{loss["low"]:.2f} .. {loss["high"]:.2f}',
+        result['mask'],
+        None if cost is None else cost['mean_activation_bits']['executed'],
+        None if cost is None else cost['relative']['paper']['executed'],
+    ]
+
+
+def plot(summary: dict[str, Any], figure: Any) -> None:
+    """AP against mean activation bits."""
+    axes = figure.subplots()
+    shown = [row for row in summary['rows'] if row['result'] and row['result']['cost']]
+    for row in shown:
+        box = row['result']['box']
+        mixed = 'MixA-Q' in row['name'] or 'same' in row['name']
+        colour = COLOURS[1] if mixed else COLOURS[2] if 'pruning' in row['name'] else COLOURS[0]
+        bits = row['result']['cost']['mean_activation_bits']['executed']
+        errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
+        axes.errorbar([bits], [box['estimate']], yerr=errors, fmt='o', color=colour, ms=5, capsize=3)
+        axes.annotate(row['name'], (bits, box['estimate']), xytext=(6, 3), textcoords='offset points', fontsize=7)
+    found = summary['rows'][0]['result']
+    if found:
+        axes.axhline(found['box']['estimate'], color='black', linewidth=0.8, linestyle='--')
+        axes.text(
+            0.01, found['box']['estimate'], 'float', transform=axes.get_yaxis_transform(), fontsize=7, va='bottom'
+        )
+    axes.set(title='box AP on val, 95 % interval over pictures', xlabel='mean activation bits', ylabel='box AP')
+    axes.margins(x=0.18)
+
+
+TOPICS = [Topic('ptq', summarise, markdown, plot, size=(8.5, 5))]
