@@ -89,7 +89,8 @@ class TwoBranchWindowMSA(WindowMSA):
             (windows, tokens, C).
         """
         qkv = call_layer(self.qkv, x, split)
-        if self.query_key is None and self.attention_value is None:
+        fused = self.query_key is None and self.attention_value is None
+        if fused and not torch.jit.is_tracing():  # counters (get_flops) and exporters know products alone
             dropout = self.attn_drop.p if self.attn_drop.training else 0.0
             x = attend(qkv, biases, segments, self.num_heads, self.scale, dropout)
         else:
