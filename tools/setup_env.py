@@ -202,6 +202,12 @@ def install_mmcv(environment: Environment) -> None:
     environment.pip(wheel)
 
 
+def install_torchvision(environment: Environment) -> None:
+    """mmpretrain imports it at the top. Never with its dependencies: they would replace a CPU build of torch."""
+    if environment.version('torchvision') is None:
+        environment.pip('--no-deps', 'torchvision')
+
+
 def mend_opencv(environment: Environment) -> None:
     """Where the machine has no display libraries, put the headless build's files in opencv's place."""
     if environment.evaluate('import cv2; print(cv2.__version__)') is None:
@@ -251,6 +257,7 @@ def main() -> int:
     install_mmcv(environment)
     say('installing mixaq_mmdet with all extras')
     environment.pip('--no-build-isolation', '-e', f'{ROOT}[all]')
+    install_torchvision(environment)
     mend_opencv(environment)
     run([environment.python, '-m', 'mixaq_mmdet.compat'], cwd=ROOT)
     stamp = environment.folder / STAMP
