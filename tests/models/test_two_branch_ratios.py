@@ -1,0 +1,143 @@
+"""Ratios by config and at run time, and what is refused with which words."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS as MMDET
+from mmengine.registry import MODELS as ROOT
+from stock_twin import TINY, images
+
+from mixaq_mmdet.models import TwoBranchSwin
+
+
+def build(**changes) -> TwoBranchSwin:
+    return TwoBranchSwin(**{**TINY, **changes})
+
+
+@pytest.mark.parametrize(
+    ('depths', 'pairs'), [((2, 2, 6, 2), 6), ((2, 2, 18, 2), 12), ((1, 1, 1, 1), 4), ((2, 1, 3, 2), 5)]
+)
+def test_an_odd_last_block_is_its_own_pair(depths, pairs):
+    model = build(depths=depths, low_ratios=0.5)
+    assert model.num_pairs == pairs
+    assert model.low_ratios == (0.5,) * pairs
+    assert model.prune_ratios == (0.0,) * pairs
+
+
+def test_both_registries_build_it_from_a_config():
+    config = dict(type='TwoBranchSwin', low_ratios=[0.8, 0.2, 0.6, 0.7, 0.3], importance=dict(type='L2'), **TINY)
+    for registry in (ROOT, MMDET):
+        assert registry.build(copy.deepcopy(config)).low_ratios == (0.8, 0.2, 0.6, 0.7, 0.3)
+
+
+def test_ratios_are_kept_in_whole_hundredths():
+    model = build(low_ratios=[0.333, 0.1 + 0.2, 1, 0, 0.005])
+    assert model.low_ratios == (0.33, 0.3, 1.0, 0.0, 0.0)
+
+
+def test_set_ratios_changes_what_is_given():
+    model = build(low_ratios=0.2)
+    model.set_ratios(prune=0.3)
+    assert (model.low_ratios[0], model.prune_ratios[0]) == (0.2, 0.3)
+    model.set_ratios(low=[0.1, 0.2, 0.3, 0.4, 0.5])
+    assert model.low_ratios == (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert model.prune_ratios[0] == 0.3
+
+
+def test_sampled_ratios_hold_in_train_mode_only():
+    model = build(low_ratios=0.2, prune_ratios=0.1)
+    model.sample_ratios(0.6)
+    assert model.training
+    assert (model.low_ratios[0], model.prune_ratios[0]) == (0.6, 0.0)
+    model.eval()
+    assert (model.low_ratios[0], model.prune_ratios[0]) == (0.2, 0.1)
+    model.train()
+    assert model.low_ratios[0] == 0.6
+    model.set_ratios(low=0.3)
+    assert model.low_ratios[0] == 0.3
+
+
+def test_the_next_forward_uses_the_ratios_of_its_mode():
+    model = build()
+    model.sample_ratios(0.5)
+    model.set_ratios(prune=0.5)
+    model.sample_ratios(0.25)
+    x = images(1, 3, 64, 64, dtype=torch.float32)
+    for mode, low, pruned in ((True, 4, 0), (False, 0, 8)):
+        model.train(mode)
+        with torch.no_grad(), model.record_windows() as records:
+            model(x)
+        assert records[0].counts[0][1:] == (low, pruned)
+
+
+def test_refused_ratios_change_nothing():
+    model = build(low_ratios=0.2)
+    with pytest.raises(ValueError, match='prune_ratios'):
+        model.set_ratios(low=0.5, prune=7)
+    assert model.low_ratios == (0.2,) * 5
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(low_ratios=[0.1, 0.2]), 'low_ratios has 2 values; give one number or 5, one for each block pair'),
+        (dict(prune_ratios=[0.1] * 6), 'prune_ratios has 6 values; give one number or 5'),
+        (dict(low_ratios=1.5), r'low_ratios\[0\]=1.5 must be a number in \[0, 1\]'),
+        (dict(low_ratios=[0, 0, -0.1, 0, 0]), r'low_ratios\[2\]=-0.1 must be a number in \[0, 1\]'),
+        (dict(prune_ratios=float('nan')), r'prune_ratios\[0\]=nan must be a number in \[0, 1\]'),
+        (dict(low_ratios='half'), "low_ratios='half' must be a number or a list of 5 numbers"),
+        (dict(low_ratios=['0.5'] * 5), r"low_ratios\[0\]='0.5' must be a number"),
+        (dict(low_ratios=0.6, prune_ratios=0.5), r'low_ratios\[0\]=0.6 and prune_ratios\[0\]=0.5 add up.*lower one'),
+        (dict(importance='Entropy'), "importance='Entropy' is unknown; use one of"),
+        (dict(window_size=1), 'window_size=1 must be an integer of at least 2; stock Swin uses 7'),
+        (dict(window_size=0), 'window_size=0 must be'),
+        (dict(window_size=(7, 7)), r'window_size=\(7, 7\) must be'),
+    ],
+    ids=str,
+)
+def test_bad_arguments_name_the_field_and_the_fix(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 0, 64), (1, 3, 64, 0), (0, 3, 64, 64), (3, 64, 64)], ids=str)
+def test_empty_inputs_are_refused(shape):
+    with pytest.raises(ValueError, match=r'empty side.*give \(batch, channels, height, width\)'):
+        build()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+def test_non_finite_inputs_are_refused_in_eval_mode_and_on_request_in_training(value):
+    x = images(2, 3, 64, 64, dtype=torch.float32)
+    x[1, 2, 5, 7] = value
+    for model in (build().eval(), build(check_finite=True)):
+        with pytest.raises(ValueError, match='inputs hold NaN or infinite values; check the images'):
+            model(x)
+    build()(x)
+
+
+def test_finite_inputs_pass_even_if_their_sum_overflows():
+    build().eval()(torch.full((1, 3, 64, 64), 3e38))
+
+
+def saved(**changes) -> dict[str, torch.Tensor]:
+    return build(**changes).state_dict()
+
+
+def test_files_of_another_architecture_are_refused_with_the_sizes():
+    with pytest.raises(ValueError, match=r'another architecture.*patch_embed.projection.weight: \(16, 3, 4, 4\) in'):
+        build().load_state_dict(saved(embed_dims=16), strict=False)
+    with pytest.raises(ValueError, match=r'another architecture.*relative_position_bias_table'):
+        build().load_state_dict(saved(window_size=5), strict=False)
+
+
+def test_files_that_lack_parameters_are_refused_with_their_names():
+    incomplete = {name: value for name, value in saved().items() if '.attn.' not in name}
+    with pytest.raises(ValueError, match=r'lacks \d+ of \d+ backbone.*convert_checkpoint.*Missing: stages.0'):
+        build().load_state_dict(incomplete, strict=False)
+
+
+def test_output_norms_may_be_missing_as_in_classification_files():
+    incomplete = {name: value for name, value in saved().items() if not name.startswith('norm')}
+    build().load_state_dict(incomplete, strict=False)
