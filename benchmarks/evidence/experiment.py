@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -99,7 +102,7 @@ def resolved(experiment: Experiment, repository: Path = REPOSITORY) -> Config:
     path = repository / experiment.config
     if not path.is_file():
         raise ValueError(f'config={experiment.config!r} of {experiment.name!r} is no file below {repository}')
-    cfg = Config.fromfile(path, import_custom_modules=False)
+    cfg = copy.deepcopy(_read(path, os.environ.get(ROOT_VARIABLE)))
     cfg.merge_from_dict({'randomness': {'seed': experiment.seed}})
     cfg.merge_from_dict(dict(experiment.overrides))
     edits = dataset_edits(experiment.split)
@@ -158,6 +161,18 @@ def file_digest(path: Path) -> str:
 def _file_digest(path: Path, size: int, modified: int) -> str:
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@functools.cache
+def _read(path: Path, data_root: str | None) -> Config:
+    """A config file, read once for each place of the data: a plan names the same files many times."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # mmengine's way of finding mmdet's configs is deprecated
+        logging.disable(logging.INFO)  # it reports every variable it fills in
+        try:
+            return Config.fromfile(path, import_custom_modules=False)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, 'waited in vain'
@@ -74,10 +74,10 @@ def test_killed_runner_loses_nothing_and_training_goes_on(folder: Path) -> None:
     quick, key = (fingerprint(e, folder / 'repository') for e in (fake_plan.QUICK, fake_plan.TRAINED))
     assert store.has(quick)
     assert not store.has(key)
-    wait_for(lambda: unlocked(trained), 30)  # the orphaned training has been ended with its runner
+    wait_for(lambda: unlocked(trained), 120)  # the orphaned training has been ended with its runner
 
     second = start(folder)
-    output, _ = second.communicate(timeout=200)
+    output, _ = second.communicate(timeout=600)
     assert second.returncode == 0, output
     assert (folder / 'repository' / 'calls.txt').read_text() == 'quick\n', 'a finished experiment is not repeated'
     log = trained.log.read_text()

@@ -21,7 +21,7 @@ from ..statistics import interval_of, mean_over_images
 if TYPE_CHECKING:
     from ..worker import Context
 
-RANKINGS = {'L2': 'L2', 'random': {'type': 'Random', 'seed': 0}}
+RANKINGS = {'L2': 'L2', 'Std': 'Std', 'random': {'type': 'Random', 'seed': 0}}
 
 
 class ObjectShare:

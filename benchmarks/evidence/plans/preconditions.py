@@ -128,7 +128,11 @@ def markdown(summary: dict[str, Any]) -> str:
         for split, found in summary['coverage'].items()
     ]
     shares = [
-        [number, *(100 * stage[name]['estimate'] for name in ('L2', 'random', 'best')), _text(stage['against_chance'])]
+        [
+            number,
+            *(100 * stage[name]['estimate'] for name in ('L2', 'Std', 'random', 'best')),
+            _text(stage['against_chance']),
+        ]
         for number, stage in enumerate(summary['object_share'], 1)
     ]
     ranges = [[stage, len(values), min(values), _median(values), max(values)] for stage, values in _by_stage(summary)]
@@ -155,10 +159,10 @@ Per cent of a picture under at least one object; sizes by COCO's limits of 32 an
 
 ## Object area by window rank
 
-Per cent of all object area of val in the top half of a stage's windows, ranked by L2, ranked at random, and the most
-that any half could hold; last, L2's share over what a random half holds on average.
+Per cent of all object area of val in the top half of a stage's windows, ranked by L2, by Std, at random, and the most
+that any half could hold; last, L2's share over what a random half holds on average. Below 1, L2 prefers background.
 
-{table(['stage', 'L2', 'random', 'best possible', 'L2 against chance'], shares)}
+{table(['stage', 'L2', 'Std', 'random', 'best possible', 'L2 against chance'], shares)}
 
 ## Channel ranges of LayerNorm outputs
 
@@ -213,23 +217,36 @@ def _plot_accuracy(summary: dict[str, Any], axes: Any) -> None:
     names = [e['split'].removeprefix('ood/') + (' (second model)' if e['model'] == 'second' else '') for e in rows]
     axes.set(title='float AP, 95 % interval over images', xlabel='AP', yticks=range(len(rows)), yticklabels=names)
     axes.invert_yaxis()
-    axes.legend()
+    _legend_below(axes)
 
 
 def _plot_shares(summary: dict[str, Any], axes: Any) -> None:
-    width = 0.27
+    bars = (
+        ('random', 'random', COLOURS[5]),
+        ('L2', 'by L2', COLOURS[0]),
+        ('Std', 'by Std', COLOURS[1]),
+        ('best', 'best possible', '#999999'),
+    )
+    width = 0.8 / len(bars)
     stages = range(1, len(summary['object_share']) + 1)
-    for number, (name, label) in enumerate(
-        (('random', 'random half'), ('L2', 'top half by L2'), ('best', 'best half'))
-    ):
+    for number, (name, label, colour) in enumerate(bars):
         heights = [100 * stage[name]['estimate'] for stage in summary['object_share']]
-        positions = [stage + (number - 1) * width for stage in stages]
-        axes.bar(positions, heights, width, label=label, color=(COLOURS[5], COLOURS[0], '#999999')[number])
+        positions = [stage + (number - (len(bars) - 1) / 2) * width for stage in stages]
+        axes.bar(positions, heights, width, label=label, color=colour)
     axes.axhline(50, color='black', linewidth=0.8, linestyle='--')
     axes.set(
-        title='object area held', xlabel='stage', ylabel='% of the object area', ylim=(0, 100), xticks=list(stages)
+        title='object area in half of the windows',
+        xlabel='stage',
+        ylabel='% of the object area',
+        ylim=(0, 100),
+        xticks=list(stages),
     )
-    axes.legend(loc='lower center', fontsize=8)
+    _legend_below(axes)
+
+
+def _legend_below(axes: Any) -> None:
+    """Where it hides no data."""
+    axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=8, frameon=False)
 
 
 TOPICS = [Topic('preconditions', summarise, markdown, plot, size=(13, 4.4))]

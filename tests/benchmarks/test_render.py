@@ -1,0 +1,104 @@
+"""Pages are made from result files alone, the same way every time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evidence.experiment import Experiment, fingerprint
+from evidence.plans import preconditions
+from evidence.plans.float_models import SEALED, SHIPPED
+from evidence.render import Reader, Topic, render, table
+from evidence.store import Store
+from test_statistics import synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE = Experiment('one', 'measure', measure='m:f', settings={'n': 1}, split=None)
+TWO = replace(ONE, name='two', settings={'n': 2})
+
+
+def test_page_is_written_from_results_and_stable(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(fingerprint(ONE), {'name': 'one', 'extras': {'n': 1.5}})
+
+    def plot(summary: dict, figure: object) -> None:
+        figure.subplots().plot([summary['one'], 2])
+
+    topic = Topic(
+        'topic',
+        lambda reader: {'one': reader.result(ONE)['extras']['n'], 'two': reader.result(TWO)},
+        lambda summary: '# Topic\n\n' + table(['one', 'two'], [[summary['one'], summary['two']]]),
+        plot,
+    )
+    render(topic, store)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert set(first) == {'topic.json', 'topic.md', 'topic.png'}
+    assert '| 1.50 | - |' in first['topic.md'].decode()
+    assert '![topic](topic.png)' in first['topic.md'].decode()
+    render(topic, store)
+    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_results_on_different_data_do_not_meet_on_a_page(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(fingerprint(ONE), {'name': 'one', 'data': {'val': 'aaaa'}})
+    store.write(fingerprint(TWO), {'name': 'two', 'data': {'val': 'bbbb'}})
+    reader = Reader(store)
+    reader.result(ONE)
+    with pytest.raises(ValueError, match="'one' and 'two'"):
+        reader.result(TWO)
+
+
+def test_table_aligns_numbers_and_escapes_bars() -> None:
+    text = table(['name', 'value'], [['a|b', 1.234], ['c', None]])
+    assert text.splitlines() == ['| name | value |', '| --- | ---: |', '| a\\|b | 1.23 |', '| c | - |']
+
+
+@pytest.fixture
+def preconditions_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Path]:
+    """A repository with the real configs and protocol and a stand-in for the shipped weights."""
+    repository = tmp_path / 'repository'
+    (repository / 'checkpoints').mkdir(parents=True)
+    (repository / SHIPPED).write_bytes(b'weights')
+    (repository / 'configs').symlink_to(ROOT / 'configs')
+    store = Store(tmp_path / 'results')
+    store.root.mkdir()
+    (store.root / 'protocol.md').write_text((ROOT / 'docs' / 'results' / 'protocol.md').read_text())
+    return store, repository
+
+
+def test_preconditions_page_before_anything_was_run(preconditions_store: tuple[Store, Path]) -> None:
+    store, repository = preconditions_store
+    summary = render(preconditions.TOPICS[0], store, repository)
+    assert {claim['outcome'] for claim in summary['claims']} == {'not run'}
+    assert '| shipped | val | A | not run |' in (store.root / 'preconditions.md').read_text()
+
+
+def test_preconditions_page_judges_what_was_run(preconditions_store: tuple[Store, Path]) -> None:
+    store, repository = preconditions_store
+    arms = {'val': 0.8, 'test': 0.8, 'test_b': 0.7}
+    for experiment in (preconditions.CLEAN[0], *SEALED):
+        arm = synthetic(60, arms[experiment.split])
+        result = {'name': experiment.name, 'images': 60, 'metrics': {}}
+        store.write(fingerprint(experiment, repository), result, {'bbox': arm, 'segm': arm})
+    interval = {'estimate': 1.5, 'low': 1.4, 'high': 1.6, 'standard_error': 0.05, 'images': 60, 'seeds': 1}
+    share = dict.fromkeys(('L2', 'Std', 'random', 'best', 'against_chance'), interval)
+    extras = {
+        'object_share': [share] * 4,
+        'channel_range_ratio': [{'stage': s, 'layer': 'x', 'ratio': 1.0 + s} for s in (1, 2, 3, 4) for _ in range(2)],
+    }
+    result = {'name': 'w', 'images': 60, 'metrics': {}, 'extras': extras}
+    store.write(fingerprint(preconditions.WINDOWS, repository), result)
+    summary = render(preconditions.TOPICS[0], store, repository)
+    found = {claim['id']: claim['outcome'] for claim in summary['claims']}
+    assert found['P1-1'] == found['P3'] == found['P4'] == 'holds'
+    assert found['P2'] == 'not run'
+    assert found['P7'] == 'contradicted'
+    assert (store.root / 'preconditions.png').stat().st_size > 10_000
+    assert json.loads((store.root / 'preconditions.json').read_text()) == summary
+    val = next(entry for entry in summary['accuracy'] if entry['split'] == 'val')
+    assert val['bbox']['low'] < val['bbox']['estimate'] < val['bbox']['high']
+    assert np.isfinite(val['bbox']['standard_error'])
