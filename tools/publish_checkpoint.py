@@ -19,6 +19,7 @@ from pathlib import Path
 import mmdet
 import mmengine
 import torch
+from mmengine.config import Config
 
 import mixaq_mmdet
 
@@ -29,6 +30,13 @@ LIMIT_MB = 10
 def halve(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Floating-point tensors in float16; integers and flags as they are."""
     return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def without_places(text: str) -> str:
+    """The config of the training without the folders of the machine it ran on."""
+    cfg = Config.fromstring(text, '.py')
+    cfg.load_from, cfg.resume, cfg.work_dir = None, False, None
+    return cfg.pretty_text
 
 
 def write_atomically(path: Path, write) -> None:
@@ -60,6 +68,8 @@ def main() -> int:
         raise SystemExit(f'{arguments.source} holds no state_dict but {sorted(checkpoint)}; give a training checkpoint')
     state = checkpoint['state_dict'] if arguments.full_precision else halve(checkpoint['state_dict'])
     meta = {key: checkpoint['meta'][key] for key in KEPT_META if key in checkpoint.get('meta', {})}
+    if 'cfg' in meta:
+        meta['cfg'] = without_places(meta['cfg'])
     arguments.target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.target, lambda path: torch.save({'meta': meta, 'state_dict': state}, path))
 

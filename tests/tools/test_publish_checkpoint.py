@@ -14,6 +14,7 @@ from tool_process import load_tool
 def source(tmp_path):
     state = {'layer.weight': torch.linspace(-1, 1, 6).view(2, 3), 'count': torch.tensor(3)}
     meta = {'epoch': 6, 'seed': 0, 'dataset_meta': {'classes': ('box',)}, 'time': 'today', 'experiment_name': 'x'}
+    meta['cfg'] = "work_dir = '/home/somebody/runs'\nload_from = '/home/somebody/start.pth'\nlr = 0.1\n"
     path = tmp_path / 'epoch_6.pth'
     torch.save({'meta': meta, 'state_dict': state, 'optimizer': {'state': torch.zeros(100)}, 'message_hub': {}}, path)
     return path
@@ -40,7 +41,9 @@ def test_weights_are_halved_and_everything_else_left_behind(source, publish, tmp
 
     shipped = torch.load(target, weights_only=True)
     assert set(shipped) == {'meta', 'state_dict'}
-    assert set(shipped['meta']) == {'epoch', 'seed', 'dataset_meta'}
+    assert set(shipped['meta']) == {'epoch', 'seed', 'dataset_meta', 'cfg'}
+    assert 'lr = 0.1' in shipped['meta']['cfg']
+    assert 'somebody' not in shipped['meta']['cfg']
     assert shipped['state_dict']['layer.weight'].dtype == torch.float16
     assert shipped['state_dict']['count'].dtype == torch.int64
 
