@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mixaq_mmdet.windows.assignment import Segment
 from mixaq_mmdet.windows.geometry import kind_regions, shift_mask
 
+from .fast_layers import FastLinear
 from .window_attention import attend, merge_heads, split_heads
 
 MASKED = -100.0  # as in stock Swin: what another region's logits are lowered by
@@ -65,15 +66,17 @@ class TwoBranchWindowMSA(WindowMSA):
         stock.__class__ = cls
         stock.query_key = None
         stock.attention_value = None
+        for layer in (stock.qkv, stock.proj):
+            FastLinear.convert(layer)
         return stock
 
     def biases(self, shift: int) -> Tensor:
         """Position bias plus shift mask: (1, heads, tokens, tokens), or one for each kind of shifted window."""
         tokens = self.window_size[0] * self.window_size[1]
         table = self.relative_position_bias_table
-        bias = table[self.relative_position_index.view(-1)].view(1, tokens, tokens, -1).permute(0, 3, 1, 2)
+        bias = table.t().index_select(1, self.relative_position_index.view(-1)).view(1, -1, tokens, tokens)
         if not shift:
-            return bias.contiguous()
+            return bias
         return bias + kind_masks(self.window_size[0], shift, table.device, table.dtype).unsqueeze(1)
 
     def forward(self, x: Tensor, biases: Tensor, segments: tuple[Segment, ...], split: Split) -> Tensor:

@@ -15,6 +15,7 @@ from mixaq_mmdet.quantization import held_weights
 from mixaq_mmdet.windows.assignment import Assignment, Run
 from mixaq_mmdet.windows.rows import replace_rows, spread_rows, take_rows, with_zero_gradients
 
+from .fast_layers import FastLinear
 from .two_branch_attention import Split, TwoBranchWindowMSA, call_layer
 
 LOW_NORMS = {'norm1_low': 'norm1', 'norm2_low': 'norm2'}
@@ -44,6 +45,8 @@ class TwoBranchSwinBlock(SwinBlock):
             stock.add_module(low, deepcopy(getattr(stock, high)))
         stock.register_buffer('pad_value', None)
         TwoBranchWindowMSA.convert(stock.attn.w_msa)
+        for layer in (stock.ffn.layers[0][0], stock.ffn.layers[1]):
+            FastLinear.convert(layer)
         return stock
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

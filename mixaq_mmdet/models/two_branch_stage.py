@@ -13,6 +13,7 @@ from mixaq_mmdet.windows.assignment import Assignment, TierCounts, assign, rank_
 from mixaq_mmdet.windows.geometry import WindowGrid, partition, window_grid
 from mixaq_mmdet.windows.importance import Importance
 
+from .fast_layers import FastPatchMerging
 from .two_branch_block import TwoBranchSwinBlock
 
 # Sizes: 16 input sizes, 4 stages, with and without shift. Multi-scale training meets many more.
@@ -87,6 +88,8 @@ class TwoBranchStage(SwinBlockSequence):
         stock.index = index
         for block in stock.blocks:
             TwoBranchSwinBlock.convert(block)
+        if stock.downsample is not None:
+            FastPatchMerging.convert(stock.downsample)
         return stock
 
     @property
