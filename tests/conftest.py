@@ -14,6 +14,8 @@ import pytest
 from mmengine.config import Config
 from tiny_detector import tiny_config, write_tiny_coco
 
+import mixaq_mmdet  # noqa: F401  before any test imports mmdet, which does not load without the shims on some stacks
+
 
 @pytest.fixture(scope='session')
 def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
