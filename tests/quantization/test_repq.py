@@ -168,3 +168,13 @@ def test_backbones_without_a_norm_or_bias(options):
     Calibrator(model).run(images(1))
     with torch.no_grad():
         assert signal_to_noise(reference(images()[0]), model(images()[0])) > 20
+
+
+def test_two_bit_low_windows_keep_small_attention_probabilities():
+    """Near the largest probability a 2-bit log-sqrt2 grid ends 1.5 octaves down, where most attention is lost."""
+    model = backbone({**QUANT, 'a_bits': 4, 'low_a_bits': 2})
+    noise = Calibrator(model).run(images())
+    for name in (name for name in noise if name.endswith('attn.low')):
+        high = name.replace('.low', '.high')
+        assert noise[name] > 7, name
+        assert noise[name] < noise[high]

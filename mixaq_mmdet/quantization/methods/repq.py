@@ -58,7 +58,8 @@ class RepQ(Method):
         return super().quantizer_config(role)
 
     def range_finder(self, quantizer: Quantizer) -> RangeFinder:
-        return self._search
+        # with few bits the best range lies far inside the percentiles that the paper tries
+        return MSERange() if quantizer.name.endswith('.low') else self._search
 
     def needs_bias(self, module_path: str) -> bool:
         return roles_of(module_path)[1] in LAYER_NORM_ROLES
