@@ -187,7 +187,9 @@ def annotation_file(dataset: Any) -> str:
         return annotation_file(inner)
     if not get('ann_file'):
         raise ValueError('test_dataloader.dataset.ann_file is missing; evaluation needs a COCO annotation file')
-    return str(Path(get('data_root') or '') / get('ann_file'))
+    # a built dataset has joined them already
+    root = get('data_root') if isinstance(dataset, Mapping) else None
+    return str(Path(root or '') / get('ann_file'))
 
 
 def _evaluate_config(cfg: Config, checkpoint: str | Path | None, work_dir: str | Path | None) -> Evaluation:

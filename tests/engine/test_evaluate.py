@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mmengine.runner import Runner, save_checkpoint
 from noisy_oracle import oracle_config
 from tiny_detector import write_tiny_coco
 
-from mixaq_mmdet.engine.evaluate import build_dataloader, evaluate
+from mixaq_mmdet.engine.evaluate import annotation_file, build_dataloader, evaluate
 from mixaq_mmdet.engine.matches import mean_ap
 
 
@@ -91,3 +92,11 @@ def test_user_errors_name_the_field(cfg: Config, arguments: dict, message: str) 
 def test_loaded_detector_needs_a_dataloader() -> None:
     with pytest.raises(ValueError, match='dataloader is missing'):
         evaluate(torch.nn.Linear(1, 1))
+
+
+def test_the_root_of_the_annotation_file_is_joined_once():
+    config = {'data_root': 'data/set/', 'ann_file': 'annotations/val.json'}
+    assert annotation_file(config) == 'data/set/annotations/val.json'
+    assert annotation_file({'dataset': config}) == 'data/set/annotations/val.json'
+    built = SimpleNamespace(data_root='data/set/', ann_file='data/set/annotations/val.json')
+    assert annotation_file(built) == 'data/set/annotations/val.json'
