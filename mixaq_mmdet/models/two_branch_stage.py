@@ -69,7 +69,7 @@ class StageInput(NamedTuple):
 
     Attributes:
         ratios: (low, prune) for each block pair.
-        content: (B, H, W) float, 0 where a token sees only batch padding; None if nothing has to be ranked.
+        content: (B, H, W), 0 where a token sees only batch padding; None if nothing has to be ranked.
         image_keys: see ``Importance.token_map``; None unless the importance needs them.
     """
 

@@ -69,8 +69,7 @@ class L2(Importance):
     """L2 norm over a window's tokens of the mean absolute activation of each token (the paper's score)."""
 
     def token_map(self, x: Tensor, image_keys: list[int] | None = None) -> Tensor:
-        # a norm allocates nothing of the stream's size, unlike abs().mean()
-        return torch.linalg.vector_norm(x, ord=1, dim=-1, keepdim=True, dtype=_score_type(x)) / x.shape[-1]
+        return x.abs().mean(-1, keepdim=True, dtype=_score_type(x))
 
     def window_scores(self, tokens: Tensor, real: Tensor) -> Tensor:
         return torch.linalg.vector_norm(tokens[..., 0], dim=-1)
@@ -81,8 +80,9 @@ class Std(Importance):
     """Standard deviation over a window's real tokens and channels."""
 
     def token_map(self, x: Tensor, image_keys: list[int] | None = None) -> Tensor:
-        variance, mean = torch.var_mean(x.to(_score_type(x)), dim=-1, correction=0)
-        return torch.stack((mean, variance), dim=-1)
+        x = x.to(_score_type(x))
+        mean = x.mean(-1, keepdim=True)
+        return torch.cat((mean, (x - mean).square().mean(-1, keepdim=True)), dim=-1)
 
     def window_scores(self, tokens: Tensor, real: Tensor) -> Tensor:
         mean, variance = tokens.unbind(-1)
@@ -157,21 +157,21 @@ def content_map(images: Tensor) -> Tensor:
         images: (B, channels, H, W) network input.
 
     Returns:
-        (B, H, W) float32, 1 at content and 0 at padding.
+        (B, H, W), 0 at padding and positive at content.
     """
-    return (images != 0).any(dim=1).float()
+    return images.abs().amax(dim=1)
 
 
 def pool_content(content: Tensor, kernel: int, stride: int) -> Tensor:
     """Follow a content map through a patch embedding or merging that pads at the bottom and right.
 
     Args:
-        content: (B, H, W) float.
+        content: (B, H, W), 0 where blank.
         kernel: side of the patch that becomes one token.
         stride: step between patches.
 
     Returns:
-        (B, ceil(H / stride), ceil(W / stride)) float, 1 where a token sees content.
+        (B, ceil(H / stride), ceil(W / stride)), 0 where a token sees no content.
     """
     missing = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in content.shape[-2:]]
     padded = F.pad(content, (0, missing[1], 0, missing[0]))

@@ -80,13 +80,12 @@ def test_image_keys_ignore_padding_and_batch_mates():
 def test_content_follows_patches_that_hold_any_content():
     images = torch.ones(1, 3, 18, 20)
     images[:, :, 9:] = 0
-    images[:, 0, 9:, 13:] = 0
     images[:, 1, 17, 19] = -2.0
     by_patch = pool_content(content_map(images), 4, 4)
     assert by_patch.shape == (1, 5, 5)
-    assert by_patch[0].tolist() == [[1] * 5, [1] * 5, [1] * 5, [0] * 5, [0, 0, 0, 0, 1]]
+    assert (by_patch[0] > 0).tolist() == [[True] * 5] * 3 + [[False] * 5, [False] * 4 + [True]]
     merged = pool_content(by_patch, 2, 2)
-    assert merged[0].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 1]]
+    assert (merged[0] > 0).tolist() == [[True] * 3, [True] * 3, [False, False, True]]
 
 
 @pytest.mark.parametrize(
