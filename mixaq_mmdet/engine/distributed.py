@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import subprocess
 from datetime import timedelta
@@ -85,5 +86,8 @@ def _first_slurm_host() -> str:
 
 
 def _close_group() -> None:
+    """Leave together: a rank that exits while gloo's threads still release its last messages is aborted by them."""
     if torch.distributed.is_initialized():
+        with contextlib.suppress(RuntimeError):  # ranks that failed do not come
+            torch.distributed.monitored_barrier(timeout=timedelta(seconds=10))
         torch.distributed.destroy_process_group()

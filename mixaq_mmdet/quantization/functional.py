@@ -186,8 +186,8 @@ def reference_fake_quantize(x: Tensor, scale: float, zero_point: int, bits: int)
     step = np.float32(scale)
     values = []
     for value in x.detach().float().flatten().numpy():
-        code = int(np.rint(value / step)) + int(zero_point)
-        values.append((min(max(code, 0), 2**bits - 1) - int(zero_point)) * step)
+        code = np.clip(np.rint(value / step) + zero_point, 0, 2**bits - 1)  # infinite where the step is subnormal
+        values.append((code - zero_point) * step)
     return torch.tensor(np.array(values, dtype=np.float32)).view(x.shape)
 
 
