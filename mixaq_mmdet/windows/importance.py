@@ -147,7 +147,7 @@ def image_keys(images: Tensor) -> list[int]:
     Args:
         images: (B, 3, H, W) network input.
     """
-    return (images * 1024).round().long().flatten(1).sum(1).tolist()
+    return (images.float() * 1024).round().long().flatten(1).sum(1).tolist()
 
 
 def content_map(images: Tensor) -> Tensor:
