@@ -1,7 +1,7 @@
 """The two-branch backbone against mmdet's stock Swin-T: forward, training step, peak memory.
 
     python benchmarks/two_branch.py [--quick] [--sizes 800x1216 224x224] [--batches 1 4] [--rounds 5]
-                                    [--device cpu] [--json docs/results/two_branch.json]
+                                    [--device cpu] [--clock wall] [--json docs/results/two_branch.json]
 
 Same random weights and images. Times alternate in one process and the median of per-round ratios counts; each peak of
 memory is taken in a process of its own. The last lines are the verdicts.
@@ -78,11 +78,11 @@ def make_images(batch: int, size: str, device: str) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1)).to(device)
 
 
-def measure_times(what: str, batch: int, size: str, rounds: int, device: str) -> dict[str, Any]:
+def measure_times(what: str, batch: int, size: str, rounds: int, device: str, clock: str) -> dict[str, Any]:
     """Ratios to stock of every arm; a step with pruned windows is nobody's goal and is left out."""
     images = make_images(batch, size, device)
     arms = [arm for arm in ARMS if what == 'forward' or arm != 'half pruned']
-    return ratios(alternate({arm: make_work(what, arm, images) for arm in arms}, rounds, device), 'stock')
+    return ratios(alternate({arm: make_work(what, arm, images) for arm in arms}, rounds, device, clock), 'stock')
 
 
 def measure_memory(what: str, arm: str, batch: int, size: str, device: str) -> int:
@@ -97,12 +97,12 @@ def measure_memory(what: str, arm: str, batch: int, size: str, device: str) -> i
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures, printed as they come."""
-    found: dict[str, Any] = {**describe_device(args.device), 'rounds': args.rounds, 'cases': []}
+    found: dict[str, Any] = {**describe_device(args.device), 'clock': args.clock, 'rounds': args.rounds, 'cases': []}
     for size in args.sizes:
         for batch in args.batches:
             for what in args.what:
                 case: dict[str, Any] = {'size': size, 'batch': batch, 'what': what}
-                case['time'] = measure_times(what, batch, size, args.rounds, args.device)
+                case['time'] = measure_times(what, batch, size, args.rounds, args.device, args.clock)
                 peaks = {arm: measure_memory(what, arm, batch, size, args.device) for arm in ('stock', 'half low')}
                 case['memory'] = {'half low': peaks['half low'] / peaks['stock'], 'bytes': peaks}
                 found['cases'].append(case)
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument('--what', nargs='+', choices=['forward', 'step'], default=['forward', 'step'])
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--clock', choices=['wall', 'cpu'], default='wall', help='cpu: on a machine others use, too')
     parser.add_argument('--json', type=Path, help='file that the figures are written to')
     parser.add_argument('--measure', choices=['forward', 'step'], help=argparse.SUPPRESS)
     parser.add_argument('--arm', choices=list(ARMS), help=argparse.SUPPRESS)
