@@ -1,7 +1,8 @@
 """The two-branch backbone against mmdet's stock Swin-T: forward, training step, peak memory.
 
     python benchmarks/two_branch.py [--quick] [--sizes 800x1216 224x224] [--batches 1 4] [--rounds 5]
-                                    [--device cpu] [--clock wall] [--json docs/results/two_branch.json]
+                                    [--device cpu] [--clock wall]
+                                    [--json docs/results/two_branch.json]
 
 Same random weights and images. Times alternate in one process and the median of per-round ratios counts; each peak of
 memory is taken in a process of its own. The last lines are the verdicts.
@@ -116,6 +117,26 @@ def summary(case: dict[str, Any]) -> str:
     return ', '.join([*times, f'memory {case["memory"]["half low"]:.3f}'])
 
 
+def as_table(found: dict[str, Any]) -> str:
+    """The figures as Markdown; every one is relative to stock."""
+    lines = [
+        f"Swin-T relative to mmdet's stock Swin-T on {found['device']}, {found['threads']} thread(s), "
+        f'torch {found["torch"]}, {found["rounds"]} rounds, {found["clock"]} clock: median (least - most).',
+        '',
+        '| input | batch | | all high | half low | half pruned | peak memory, half low |',
+        '| :--- | ---: | :--- | :--- | :--- | :--- | ---: |',
+    ]
+    for case in found['cases']:
+        times = [_cell(case['time'].get(arm)) for arm in ('all high', 'half low', 'half pruned')]
+        row = [case['size'], case['batch'], case['what'], *times, f'{case["memory"]["half low"]:.2f}']
+        lines.append(f'| {" | ".join(map(str, row))} |')
+    return '\n'.join(lines) + '\n'
+
+
+def _cell(ratio: dict[str, float] | None) -> str:
+    return f'{ratio["median"]:.2f} ({ratio["least"]:.2f} - {ratio["most"]:.2f})' if ratio else ''
+
+
 def verdicts(found: dict[str, Any]) -> list[str]:
     """One line for every limit and case."""
     lines = []
@@ -140,7 +161,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--clock', choices=['wall', 'cpu'], default='wall', help='cpu: on a machine others use, too')
-    parser.add_argument('--json', type=Path, help='file that the figures are written to')
+    parser.add_argument('--json', type=Path, help='file for the figures; a table goes beside it')
     parser.add_argument('--measure', choices=['forward', 'step'], help=argparse.SUPPRESS)
     parser.add_argument('--arm', choices=list(ARMS), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -155,6 +176,7 @@ def main() -> None:
     print('\n'.join(found['verdicts']))
     if args.json:
         write_whole(args.json, json.dumps(found, indent=1) + '\n')
+        write_whole(args.json.with_suffix('.md'), as_table(found))
 
 
 if __name__ == '__main__':

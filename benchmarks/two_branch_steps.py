@@ -114,13 +114,30 @@ def works(what: str, size: str) -> dict[str, Callable[[], Any]]:
     return {SHIPPED: work, **off}
 
 
+def as_table(found: dict[str, Any]) -> str:
+    """The figures as Markdown; every one is relative to the shipped code."""
+    lines = [
+        f'Time without the measure, relative to the shipped code: Swin-T at {found["size"]}, batch 1, half low, on '
+        f'{found["device"]}, {found["threads"]} thread(s), torch {found["torch"]}, {found["rounds"]} rounds, '
+        f'{found["clock"]} clock: median (least - most).',
+        '',
+        '| without | forward | training step |',
+        '| :--- | :--- | :--- |',
+    ]
+    for name in MEASURES:
+        cells = [found[what].get(name) for what in WHAT]
+        shown = [f'{r["median"]:.2f} ({r["least"]:.2f} - {r["most"]:.2f})' if r else '' for r in cells]
+        lines.append(f'| {name} | {" | ".join(shown)} |')
+    return '\n'.join(lines) + '\n'
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--size', default='800x1216', metavar='HxW')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--clock', choices=['wall', 'cpu'], default='wall', help='cpu: on a machine others use, too')
-    parser.add_argument('--json', type=Path, help='file that the figures are written to')
+    parser.add_argument('--json', type=Path, help='file for the figures; a table goes beside it')
     args = parser.parse_args()
     found: dict[str, Any] = {**describe_device(), 'clock': args.clock, 'size': args.size, 'rounds': args.rounds}
     for what in WHAT:
@@ -129,6 +146,7 @@ def main() -> None:
             print(f'{what} without {name}: {ratio["median"]:.3f} ({ratio["least"]:.3f}-{ratio["most"]:.3f})')
     if args.json:
         write_whole(args.json, json.dumps(found, indent=1) + '\n')
+        write_whole(args.json.with_suffix('.md'), as_table(found))
 
 
 if __name__ == '__main__':
