@@ -1,0 +1,38 @@
+#!/usr/bin/env python
+"""Look into a MixA-Q model: what it costs, what its windows do, what it is sensitive to."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
+
+# each is a module mixaq_mmdet/analysis/commands/<name>.py with ``add_arguments(parser)`` and ``run(options)``
+COMMANDS = {
+    'bops': 'multiply-accumulates and bit operations of the backbone; needs no checkpoint',
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    subparsers = parser.add_subparsers(dest='command', required=True)
+    for name, summary in COMMANDS.items():
+        module = import_module(f'mixaq_mmdet.analysis.commands.{name}')
+        command = subparsers.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        args.run(args)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
