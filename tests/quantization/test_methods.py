@@ -12,7 +12,7 @@ from mixaq_mmdet.quantization.roles import ROLES, roles_of
 from mixaq_mmdet.quantization.state import decode_config
 from mixaq_mmdet.registry import QUANT_METHODS
 
-PTQ_METHODS = ['MinMax', 'Percentile', 'MSE', 'RepQ']
+PTQ_METHODS = ['MinMax', 'Percentile', 'MSE', 'RepQ', 'MixQViT']
 QUANT = {'method': 'MinMax', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
 
 

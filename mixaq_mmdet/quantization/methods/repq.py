@@ -83,11 +83,15 @@ class RepQ(Method):
                 noise[quantizer.name] = self.fit(quantizer, samples[quantizer.name])
         return {quantizer.name: noise[quantizer.name] for quantizer in quantizers}
 
+    def channel_ranges(self, seen: Samples, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
+        """Range of every channel of a LayerNorm output, (C,) low and (C,) high: what the common step is made from."""
+        return self._search(seen, quantizer.simulate)
+
     def _fold(self, fold: Fold, samples: dict[str, Samples]) -> dict[str, float]:
         branches: dict[str, Any] = fold.linear.input_quant.branches()
         high = branches['high']
         seen = samples[high.name]
-        low_end, high_end = self._search(seen, high.simulate)
+        low_end, high_end = self.channel_ranges(seen, high)
         scale, zero_point = high.parameters_for(low_end, high_end)
         common_scale, common_zero, ratio, shift = reparameterise(scale, zero_point, low_end, high_end)
         fold_into(fold, ratio, shift)
