@@ -1,62 +1,47 @@
-"""Bit operations of a TwoBranchSwin as it stands: its geometry, its quantizers' bits, its ratios; no checkpoint needed.
-
-``windows/cost.py`` counts; this file only reads a backbone for it.
-"""
+"""Tables of what a backbone costs, from ``models/backbone_cost.py``'s count: per layer, per block and per stage."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
-from mixaq_mmdet.windows.cost import Cost, Layer, LayerBits, SwinSpec, backbone_cost
+from mixaq_mmdet.models.backbone_cost import FLOAT_BITS, backbone_bops, layer_bits, swin_spec
+from mixaq_mmdet.windows.cost import Cost, Layer
 
-FLOAT_BITS = 32
+__all__ = ['FLOAT_BITS', 'backbone_bops', 'cost_rows', 'layer_bits', 'swin_spec']
 
-
-def swin_spec(backbone: TwoBranchSwin) -> SwinSpec:
-    """The numbers of a backbone's architecture that decide its cost."""
-    projection: Any = backbone.patch_embed.projection
-    stages: Any = list(backbone.stages)
-    first = stages[0].blocks[0]
-    merges = [stage.downsample.sampler.stride[0] for stage in stages if stage.downsample is not None]
-    return SwinSpec(
-        embed_dims=projection.out_channels,
-        depths=tuple(len(stage.blocks) for stage in stages),
-        num_heads=tuple(stage.blocks[0].attn.w_msa.num_heads for stage in stages),
-        window_size=first.attn.window_size,
-        mlp_ratio=first.ffn.feedforward_channels / first.ffn.embed_dims,
-        patch_size=projection.kernel_size[0],
-        in_channels=projection.in_channels,
-        strides=(projection.stride[0], *merges),
-    )
+LEVELS = ('stage', 'block', 'layer')
+GIGA = 1e9
 
 
-def layer_bits(backbone: TwoBranchSwin, layer: Layer) -> LayerBits:
-    """Bits of one layer, as the backbone's method gives them to its roles; 32 where a role stays float."""
-    method = getattr(backbone, 'quant_method', None)
-    roles = {} if method is None else method.roles(layer.name)
+def cost_rows(cost: Cost, level: str) -> list[dict[str, Any]]:
+    """One row per stage, block or layer: MACs, bit operations (all in G) and relative cost."""
+    names: dict[str, Callable[[Layer], object]] = {'stage': _stage, 'block': _block, 'layer': lambda layer: layer.name}
+    if level not in names:
+        raise ValueError(f'level={level!r} is unknown; use one of {list(LEVELS)}')
+    total = cost.bit_operations('paper')
+    rows = []
+    for name, part in cost.group(names[level]).items():
+        first = part.layers[0]
+        tier = None if first.pair is None or level == 'stage' else cost.tiers[first.pair]
+        rows.append(
+            {
+                'name': name,
+                'windows': None if tier is None else list(tier),
+                'macs': {count: part.macs(count) / GIGA for count in ('executed', 'window')},
+                'bit_operations': {kind: part.bit_operations(kind) / GIGA for kind in ('paper', 'standard')},
+                'share': part.bit_operations('paper') / total,
+                'relative': part.relative('paper'),
+            }
+        )
+    return rows
 
-    def bits(role: str, key: str = 'bits') -> int:
-        config = roles.get(role, {})
-        return config.get(key, config.get('bits', FLOAT_BITS))
 
-    first, *rest = layer.roles
-    second = rest[0] if rest else None
-    return LayerBits(
-        weight=bits('weight'),
-        high=bits(first),
-        low=bits(first, 'low_bits'),
-        second_high=None if second is None else bits(second),
-        second_low=None if second is None else bits(second, 'low_bits'),
-    )
+def _stage(layer: Layer) -> str:
+    return 'patch embedding' if layer.stage < 0 else f'stage {layer.stage + 1}'
 
 
-def backbone_bops(backbone: TwoBranchSwin, shape: tuple[int, int]) -> Cost:
-    """The cost of one image of ``shape`` = (height, width) pixels at the ratios of the backbone's present mode."""
-    return backbone_cost(
-        swin_spec(backbone),
-        shape,
-        backbone.low_ratios,
-        backbone.prune_ratios,
-        lambda layer: layer_bits(backbone, layer),
-    )
+def _block(layer: Layer) -> str:
+    if layer.stage < 0:
+        return 'patch embedding'
+    return f'stage {layer.stage + 1}, ' + ('merging' if layer.block is None else f'block {layer.block + 1}')

@@ -1,0 +1,103 @@
+"""Multiply-accumulates (MACs) and bit operations (BOPs) of a config's backbone; needs no checkpoint and runs nothing.
+
+Bit operations are a count, not a speed. 'executed' is what stock Swin runs (FFN on real tokens), 'window layout' runs
+the FFN on padded windows too. 'paper' counts MACs x 32 x activation bits, 'standard' MACs x weight x activation bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mixaq_mmdet.analysis.bops import GIGA, LEVELS, backbone_bops, cost_rows
+from mixaq_mmdet.analysis.model_config import build_backbone, usual_shape
+from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.windows.cost import Cost
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``analyze.py bops``."""
+    parser.add_argument('config', help='config file; float and stock SwinTransformer configs count as 32 bit')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help="input size in pixels (default: what the config's test pipeline usually makes)",
+    )
+    parser.add_argument('--level', choices=(*LEVELS, 'total'), default='block', help='how deep the table goes')
+    parser.add_argument('--out', type=Path, metavar='FILE.json', help='write all figures here')
+    command_line.add_config_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print totals and a table."""
+    cfg = command_line.load_config(options)
+    shape = tuple(options.shape) if options.shape else usual_shape(cfg)
+    backbone = build_backbone(cfg)
+    cost = backbone_bops(backbone, shape)
+    from rich.console import Console
+
+    console = Console(width=None if Console().is_terminal else 120, highlight=False, soft_wrap=False)
+    console.print(f'{type(backbone).__name__}, one image of {shape[0]} x {shape[1]}')
+    if options.level != 'total':
+        console.print(rows_table(cost_rows(cost, options.level)))
+    for line in totals(cost):
+        console.print(line, soft_wrap=True)
+    if options.out:
+        content = {
+            'config': options.config,
+            'shape': list(shape),
+            **cost.summary(),
+            **{f'per_{level}': cost_rows(cost, level) for level in LEVELS},
+        }
+        write_whole(options.out, json.dumps(content, indent=1) + '\n')
+
+
+def totals(cost: Cost) -> list[str]:
+    """The lines under the table."""
+    low, prune = cost.realised
+    relative = cost.relative('paper')
+    macs = f'{cost.macs("executed") / GIGA:.2f} G executed, {cost.macs("window") / GIGA:.2f} G window layout'
+    paper, standard = (cost.bit_operations(kind) / GIGA for kind in ('paper', 'standard'))
+    return [
+        f'MACs: {macs}',
+        f'bit operations: {paper:.2f} G paper (MACs x 32 x b_a), {standard:.2f} G standard (MACs x b_w x b_a)',
+        f'mean activation bits: {cost.mean_activation_bits():.2f}',
+        f'realised low ratios: {ratios_text(low)}',
+        f'realised prune ratios: {ratios_text(prune)}',
+        f'relative cost: {relative:.3f} of all windows high ({1 / relative:.2f}x fewer bit operations; standard count '
+        f'{cost.relative("standard"):.3f})'
+        if relative
+        else 'relative cost: 0',
+    ]
+
+
+def ratios_text(ratios: tuple[float, ...]) -> str:
+    """Ratios in a list, or 'none'."""
+    return '[' + ', '.join(f'{ratio:.3g}' for ratio in ratios) + ']' if any(ratios) else 'none'
+
+
+def rows_table(rows: list[dict[str, Any]]) -> Any:
+    """A rich table of ``cost_rows``."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column('part')
+    for name in ('windows h/l/p', 'MACs G', 'window G', 'BOPs G paper', 'BOPs G standard', 'share', 'relative'):
+        table.add_column(name, justify='right')
+    for row in rows:
+        table.add_row(
+            str(row['name']),
+            '/'.join(str(number) for number in row['windows']) if row['windows'] else '',
+            f'{row["macs"]["executed"]:.2f}',
+            f'{row["macs"]["window"]:.2f}',
+            f'{row["bit_operations"]["paper"]:.2f}',
+            f'{row["bit_operations"]["standard"]:.2f}',
+            f'{100 * row["share"]:.1f} %',
+            f'{row["relative"]:.3f}',
+        )
+    return table

@@ -1,0 +1,74 @@
+"""The backbone of a config without its detector, and the size of picture it usually sees."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdet.models.backbones.swin import SwinTransformer
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mixaq_mmdet.engine.calibration_data import reading_pipeline
+from mixaq_mmdet.engine.evaluate import annotation_file
+
+COCO_SHAPE = (800, 1216)
+COMMON_ASPECT = 1.5
+
+
+def build_backbone(cfg: Config) -> SwinTransformer:
+    """Build the Swin backbone of a config, with fresh weights and in eval mode; nothing is downloaded."""
+    backbone = _find_backbone(cfg.get('model'))
+    if backbone is None:
+        raise ValueError('model.backbone is missing; give the config of a detector with a Swin backbone')
+    kind = str(backbone.get('type'))
+    if kind.rsplit('.', 1)[-1] not in ('TwoBranchSwin', 'SwinTransformer'):
+        raise ValueError(f"model.backbone.type={kind!r} is no Swin; use 'TwoBranchSwin' or mmdet's 'SwinTransformer'")
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        built = MODELS.build({**backbone, 'init_cfg': None})
+    built.eval()
+    return built
+
+
+def _find_backbone(model: Any) -> Mapping[str, Any] | None:
+    """The backbone's config; wrappers (test-time augmentation, semi-supervised detectors) are looked through."""
+    if not isinstance(model, Mapping):
+        return None
+    if 'backbone' in model:
+        return model['backbone']
+    return next((found for name in ('module', 'detector') if (found := _find_backbone(model.get(name)))), None)
+
+
+def usual_shape(cfg: Config) -> tuple[int, int]:
+    """(height, width) in pixels that the test pipeline makes of most pictures, padding to the divisor included.
+
+    A fixed ``Resize`` scale is filled by a 3:2 picture; where nothing is resized, the most common size in the test
+    set's annotation file counts, and without that file 800 x 1216.
+    """
+    divisor = ((cfg.get('model') or {}).get('data_preprocessor') or {}).get('pad_size_divisor', 1)
+    try:
+        pipeline = reading_pipeline(cfg)
+    except ValueError:
+        pipeline = []
+    scales = [step['scale'] for step in pipeline if step.get('type') == 'Resize' and step.get('scale')]
+    if scales:
+        short, long = min(scales[-1]), max(scales[-1])
+        shape = (short, min(long, round(short * COMMON_ASPECT)))
+    else:
+        shape = _most_common_size(cfg) or COCO_SHAPE
+    return math.ceil(shape[0] / divisor) * divisor, math.ceil(shape[1] / divisor) * divisor
+
+
+def _most_common_size(cfg: Config) -> tuple[int, int] | None:
+    try:
+        path = Path(annotation_file((cfg.get('test_dataloader') or {}).get('dataset') or {}))
+    except ValueError:
+        return None
+    if not path.is_file():
+        return None
+    sizes = Counter((image['height'], image['width']) for image in json.loads(path.read_text())['images'])
+    return sizes.most_common(1)[0][0]

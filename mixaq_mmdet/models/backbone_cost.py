@@ -1,0 +1,112 @@
+"""Bit operations of a Swin backbone as it stands: its geometry, its quantizers' bits, its ratios; no checkpoint needed.
+
+``windows/cost.py`` counts; this file only reads a backbone for it. A stock SwinTransformer counts as 32 bit, all
+windows high.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from mmdet.models.backbones.swin import SwinTransformer
+from torch import Tensor
+
+from mixaq_mmdet.windows.cost import Cost, Layer, LayerBits, SwinSpec, backbone_cost
+
+FLOAT_BITS = 32
+Setting = tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]
+
+
+def swin_spec(backbone: SwinTransformer) -> SwinSpec:
+    """The numbers of a backbone's architecture that decide its cost."""
+    projection: Any = backbone.patch_embed.projection
+    stages: Any = list(backbone.stages)
+    first = stages[0].blocks[0]
+    merges = [stage.downsample.sampler.stride[0] for stage in stages if stage.downsample is not None]
+    return SwinSpec(
+        embed_dims=projection.out_channels,
+        depths=tuple(len(stage.blocks) for stage in stages),
+        num_heads=tuple(stage.blocks[0].attn.w_msa.num_heads for stage in stages),
+        window_size=first.attn.window_size,
+        mlp_ratio=first.ffn.feedforward_channels / first.ffn.embed_dims,
+        patch_size=projection.kernel_size[0],
+        in_channels=projection.in_channels,
+        strides=(projection.stride[0], *merges),
+    )
+
+
+def layer_bits(backbone: SwinTransformer, layer: Layer) -> LayerBits:
+    """Bits of one layer, as the backbone's method gives them to its roles; 32 where a role stays float."""
+    method = getattr(backbone, 'quant_method', None)
+    roles = {} if method is None else method.roles(layer.name)
+
+    def bits(role: str, key: str = 'bits') -> int:
+        config = roles.get(role, {})
+        return config.get(key, config.get('bits', FLOAT_BITS))
+
+    first, *rest = layer.roles
+    second = rest[0] if rest else None
+    return LayerBits(
+        weight=bits('weight'),
+        high=bits(first),
+        low=bits(first, 'low_bits'),
+        second_high=None if second is None else bits(second),
+        second_low=None if second is None else bits(second, 'low_bits'),
+    )
+
+
+def backbone_bops(
+    backbone: SwinTransformer,
+    shape: tuple[int, int],
+    low: tuple[float, ...] | None = None,
+    prune: tuple[float, ...] | None = None,
+) -> Cost:
+    """The cost of one image of ``shape`` = (height, width) pixels, by default at the ratios of the present mode."""
+    spec = swin_spec(backbone)
+    none = (0.0,) * len(spec.pair_stages)
+    return backbone_cost(
+        spec,
+        shape,
+        getattr(backbone, 'low_ratios', none) if low is None else low,
+        getattr(backbone, 'prune_ratios', none) if prune is None else prune,
+        lambda layer: layer_bits(backbone, layer),
+    )
+
+
+class CostMeter:
+    """Counts what a backbone really ran: sizes and ratios of every input, then means over the inputs.
+
+    ``watch`` is a forward pre-hook; ``settings`` counts images by (size, low ratios, prune ratios).
+    """
+
+    def __init__(self) -> None:
+        self.settings: Counter[Setting] = Counter()
+
+    def watch(self, backbone: Any, inputs: tuple[Tensor, ...]) -> None:
+        """Note one forward of ``backbone`` on (B, C, H, W) images."""
+        images, _, height, width = inputs[0].shape
+        self.settings[((height, width), backbone.low_ratios, backbone.prune_ratios)] += images
+
+    def summary(self, backbone: SwinTransformer) -> dict[str, Any]:
+        """Means over all inputs: activation bits and relative cost (sums of bit operations), realised ratios."""
+        operations = dense = bits = 0.0
+        pairs = len(swin_spec(backbone).pair_stages)
+        low, prune = [0.0] * pairs, [0.0] * pairs
+        images = sum(self.settings.values())
+        for (shape, low_ratios, prune_ratios), number in self.settings.items():
+            cost = backbone_bops(backbone, shape, low_ratios, prune_ratios)
+            spent = cost.bit_operations('paper')
+            operations += number * spent
+            dense += number * spent / cost.relative('paper')
+            bits += number * cost.mean_activation_bits() / images
+            for total, realised in zip((low, prune), cost.realised, strict=True):
+                for pair, ratio in enumerate(realised):
+                    total[pair] += number * ratio / images
+        return {
+            'images': images,
+            'mean_activation_bits': bits,
+            'relative': operations / dense if dense else 1.0,
+            'realised_low_ratios': low,
+            'realised_prune_ratios': prune,
+        }
