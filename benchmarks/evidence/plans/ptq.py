@@ -14,6 +14,8 @@ RECIPE = 'configs/mini/mask-rcnn_swin-mini_{}.py'
 COST = 'evidence.measures.cost:realised'
 QUANT = 'model.backbone.quant.'
 RATIOS = 'model.backbone.low_ratios'
+REVERSED_RANKING = {'type': 'L2', 'reverse': True}
+RANDOM_RANKING = {'type': 'Random', 'seed': 0}
 
 
 def calibrated(name: str, recipe: str, **overrides: Any) -> Experiment:
@@ -38,14 +40,22 @@ PERCENTILE = calibrated('Percentile W4A8', 'ptq-w4a8', **{f'{QUANT}method': 'Per
 MIXED = calibrated('MixA-Q W4A8/A4, 1.35x', 'mixaq-ptq-w4a8')
 MILD = of(MIXED, 'MixA-Q W4A8/A4, 1.15x', **{RATIOS: [0.3] * 6})
 STRONG = of(MIXED, 'MixA-Q W4A8/A4, 1.55x', **{RATIOS: [0.75] * 6})
-REVERSED = of(MIXED, 'the same, ranking reversed', **{'model.backbone.importance': {'type': 'L2', 'reverse': True}})
-RANDOM = of(MIXED, 'the same, ranking random', **{'model.backbone.importance': {'type': 'Random', 'seed': 0}})
+REVERSED = of(MIXED, 'the same, ranking reversed', **{'model.backbone.importance': REVERSED_RANKING})
+RANDOM = of(MIXED, 'the same, ranking random', **{'model.backbone.importance': RANDOM_RANKING})
 PRUNED = of(
     MIXED,
     'pruning W4A8, 1.35x',
     **{RATIOS: 0.0, 'model.backbone.prune_ratios': [0.4, 0.1, 0.3, 0.35, 0.35, 0.25]},
 )
-ROWS = [FLOAT, W8A8, W4A8, PERCENTILE, W4A6, W4A4, DETECTOR, MILD, MIXED, STRONG, REVERSED, RANDOM, PRUNED]
+# the bits at which something is lost
+W3A3 = calibrated('RepQ W3A3', 'ptq-w4a4', **{f'{QUANT}w_bits': 3, f'{QUANT}a_bits': 3})
+HARD = calibrated('MixA-Q W4A4/A2, half low', 'ptq-w4a4', **{f'{QUANT}low_a_bits': 2, RATIOS: 0.5})
+HARD_REVERSED = of(
+    HARD, 'half low, ranking reversed', **{**HARD.overrides, 'model.backbone.importance': REVERSED_RANKING}
+)
+HARD_RANDOM = of(HARD, 'half low, ranking random', **{**HARD.overrides, 'model.backbone.importance': RANDOM_RANKING})
+ROWS = [FLOAT, W8A8, W4A8, PERCENTILE, W4A6, W4A4, W3A3, DETECTOR, MILD, MIXED, STRONG, REVERSED, RANDOM, PRUNED]
+ROWS += [HARD, HARD_REVERSED, HARD_RANDOM]
 
 # claim: (treatment, control)
 DIFFERENCES = {
@@ -57,6 +67,10 @@ DIFFERENCES = {
     'T6': (MIXED, RANDOM),
     'T7': (W4A8, PERCENTILE),
     'T8': (W4A4, FLOAT),
+    'T9': (W3A3, FLOAT),
+    'T10': (HARD, W4A4),
+    'T11': (HARD, HARD_REVERSED),
+    'T12': (HARD, HARD_RANDOM),
 }
 
 STAGES = [
@@ -64,7 +78,7 @@ STAGES = [
         'ptq',
         'training-free quantization and MixA-Q at equal cost, on val',
         ROWS,
-        hours=0.6,
+        hours=0.7,
         claims=list(DIFFERENCES),
         topics=['ptq'],
         rank=10,
