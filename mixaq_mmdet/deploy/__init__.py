@@ -1,0 +1,1 @@
+"""Integer inference: the calibrated model as integer modules."""

@@ -1,0 +1,166 @@
+"""What the kernels are told about a model: grids, weights, and their packed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COLUMNS = 48  # outputs of one packed weight panel: three registers of 16 sums
+MAX_TOKENS = 64
+HEAD_CHANNELS = (16, 32)
+
+
+class Grid(NamedTuple):
+    """Uniform activation grid: x^ = (clip(round(x / scale) + zero_point, 0, 2^bits - 1) - zero_point) scale."""
+
+    scale: float
+    zero_point: int
+    bits: int
+
+
+class ProbabilityGrid(NamedTuple):
+    """Grid of attention probabilities.
+
+    Attributes:
+        steps_per_octave: 1 for log2, 2 for log-sqrt2, 0 for uniform.
+        scale: the largest value D of a logarithmic grid, the step of a uniform one.
+        zero_point: of a uniform grid.
+        bits: code width.
+    """
+
+    steps_per_octave: int
+    scale: float
+    zero_point: int
+    bits: int
+
+
+class BranchGrids(NamedTuple):
+    """Activation grids of one branch of a block. ``attn`` is None for float probabilities."""
+
+    qkv_in: Grid
+    q: Grid
+    k: Grid
+    v: Grid
+    attn: ProbabilityGrid | None
+    proj_in: Grid
+    fc1_in: Grid
+    fc2_in: Grid
+
+
+class LinearWeights(NamedTuple):
+    """A linear layer: w = (codes - zero_point) scale.
+
+    Attributes:
+        codes: (N, K) int8.
+        scale: (N,) float32.
+        zero_point: (N,) int32, in the same offset as ``codes`` (unsigned codes minus 128 come with zero_point - 128).
+        bias: (N,) float32; zeros where there is none.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor
+
+
+class BlockWeights(NamedTuple):
+    """A Swin block.
+
+    Attributes:
+        qkv, proj, fc1, fc2: layers; C channels, any hidden width.
+        norm1, norm2: (gamma, beta), each (2, C) float32: the high branch's, then the low one's.
+        bias: (1 or kinds, heads, tokens, tokens) float32, position bias plus shift mask.
+        pad_qkv: (3 * C,) float32, what qkv gives for a padding token (its input is not quantized); None without.
+        grids: of the high branch, then of the low one (the same again if there is only one).
+        num_heads: heads.
+        scale: factor of q before it is quantized.
+        epsilon: of the norms.
+    """
+
+    qkv: LinearWeights
+    proj: LinearWeights
+    fc1: LinearWeights
+    fc2: LinearWeights
+    norm1: tuple[Tensor, Tensor]
+    norm2: tuple[Tensor, Tensor]
+    bias: Tensor
+    pad_qkv: Tensor | None
+    grids: tuple[BranchGrids, BranchGrids]
+    num_heads: int
+    scale: float
+    epsilon: float = 1e-5
+
+
+def unsupported(channels: int, num_heads: int, tokens: int) -> str | None:
+    """Why the kernels cannot run a block of these sizes; None if they can."""
+    if channels % 16:
+        return f'{channels} channels are no multiple of 16'
+    if channels // num_heads not in HEAD_CHANNELS:
+        return f'heads of {channels // num_heads} channels are none of {list(HEAD_CHANNELS)}'
+    if tokens > MAX_TOKENS:
+        return f'windows of {tokens} tokens are above {MAX_TOKENS}'
+    return None
+
+
+class PackedLinear(NamedTuple):
+    """A layer as the kernels read it, its columns padded to whole panels.
+
+    sums = products + offset - zero_point * (sum of the row's codes); result = sums * multiplier + addend.
+
+    Attributes:
+        panels: (N' / 48, K / 4, 48, 4) int8.
+        zero_point: (N',) int32, or None where it is zero everywhere.
+        offset: (2, N') int32 for each branch.
+        multiplier: (2, N') float32.
+        addend: (2, N') float32.
+        inputs: K.
+        outputs: N.
+    """
+
+    panels: Tensor
+    zero_point: Tensor | None
+    offset: Tensor
+    multiplier: Tensor
+    addend: Tensor
+    inputs: int
+    outputs: int
+
+
+def pack_linear(
+    layer: LinearWeights, inputs: tuple[Grid, Grid], factor: Tensor | None = None, addend: Tensor | None = None
+) -> PackedLinear:
+    """Pack a layer for the input grids of both branches.
+
+    Args:
+        layer: N outputs, K inputs, K a multiple of 4.
+        inputs: the input's grid in each branch.
+        factor: (2, N), what the result is multiplied with, for outputs that are quantized at once.
+        addend: (2, N), added after that.
+    """
+    outputs, width = layer.codes.shape
+    if width % 4:
+        raise ValueError(f'a layer of {width} inputs cannot be packed; use a multiple of 4')
+    spare = -outputs % COLUMNS
+    codes = F.pad(layer.codes, (0, 0, 0, spare))
+    panels = codes.view(-1, COLUMNS, width // 4, 4).transpose(1, 2).contiguous()
+    sums = layer.codes.long().sum(1) - width * layer.zero_point.long()
+    offset = torch.stack([-grid.zero_point * sums for grid in inputs]).int()
+    multiplier = torch.stack([layer.scale.double() * grid.scale for grid in inputs])
+    total = layer.bias.double().expand(2, -1)
+    if factor is not None:
+        multiplier, total = multiplier * factor, total * factor
+    if addend is not None:
+        total = total + addend
+    zero_point = F.pad(layer.zero_point.int(), (0, spare)) if bool(layer.zero_point.any()) else None
+    return PackedLinear(
+        panels,
+        zero_point,
+        F.pad(offset, (0, spare)),
+        F.pad(multiplier.float(), (0, spare)),
+        F.pad(total.float(), (0, spare)),
+        width,
+        outputs,
+    )

@@ -1,0 +1,348 @@
+"""Python side of the kernels: parameters held as tensors, calls through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixaq_mmdet.windows.assignment import Run
+
+from .build import Kernels
+from .layouts import BlockWeights, BranchGrids, Grid, LinearWeights, PackedLinear, pack_linear, unsupported
+
+_Pair, _FloatPair = ctypes.c_void_p * 2, ctypes.c_float * 2
+_BEHIND = -1e30  # logit of a column behind the last token
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ('panels', 'zero_point')),
+        *((name, _Pair) for name in ('offset', 'multiplier', 'addend')),
+        *((name, ctypes.c_int64) for name in ('inputs', 'outputs')),
+    ]
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        ('logit_multiplier', ctypes.c_float),
+        ('q_zero', ctypes.c_int32),
+        ('v_zero', ctypes.c_float),
+        ('steps_per_octave', ctypes.c_int32),
+        *(
+            (name, ctypes.c_float)
+            for name in (
+                'probability_log_scale',
+                'probability_levels',
+                'probability_inverse_step',
+                'probability_zero',
+                'out_multiplier',
+                'out_zero',
+                'out_top',
+            )
+        ),
+    ]
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [
+        *((name, _Linear) for name in ('qkv', 'proj', 'fc1', 'fc2')),
+        *((name, _Pair) for name in ('gamma1', 'beta1', 'gamma2', 'beta2', 'qkv_top', 'pad_codes')),
+        ('bias', ctypes.c_void_p),
+        ('attention', _Attention * 2),
+        *((name, _FloatPair) for name in ('qkv_in_top', 'fc1_in_top', 'fc2_in_inverse', 'fc2_in_zero', 'fc2_in_top')),
+        ('epsilon', ctypes.c_float),
+        *((name, ctypes.c_int64) for name in ('channels', 'heads', 'tokens', 'vectors')),
+    ]
+
+
+class _Merging(ctypes.Structure):
+    _fields_ = [
+        ('reduction', _Linear),
+        *((name, ctypes.c_void_p) for name in ('gamma', 'beta')),
+        *((name, ctypes.c_float) for name in ('in_top', 'epsilon')),
+        ('channels', ctypes.c_int64),
+    ]
+
+
+class _Embedding(ctypes.Structure):
+    _fields_ = [
+        ('projection', _Linear),
+        *((name, ctypes.c_float) for name in ('in_inverse', 'in_zero', 'in_top')),
+        *((name, ctypes.c_void_p) for name in ('gamma', 'beta')),
+        ('epsilon', ctypes.c_float),
+        *((name, ctypes.c_int64) for name in ('in_channels', 'patch')),
+    ]
+
+
+class _Operation:
+    """Keeps the tensors whose addresses its structure holds."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self._kept: list[Tensor] = []
+
+    def _keep(self, tensor: Tensor) -> int:
+        tensor = tensor.detach().contiguous()
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _pair(self, tensor: Tensor) -> Any:
+        """Addresses of both rows of a (2, ...) tensor."""
+        tensor = tensor.detach().contiguous()
+        self._kept.append(tensor)
+        return _Pair(tensor[0].data_ptr(), tensor[1].data_ptr())
+
+    def _linear(self, packed: PackedLinear) -> _Linear:
+        zero_point = None if packed.zero_point is None else self._keep(packed.zero_point)
+        rows = (self._pair(value) for value in (packed.offset, packed.multiplier, packed.addend))
+        return _Linear(self._keep(packed.panels), zero_point, *rows, packed.inputs, packed.outputs)
+
+
+class IntegerBlock(_Operation):
+    """A Swin block on windows of both branches.
+
+    Args:
+        kernels: from ``load``.
+        weights: grids and weights of the block.
+    """
+
+    def __init__(self, kernels: Kernels, weights: BlockWeights) -> None:
+        super().__init__(kernels)
+        self.channels = weights.proj.codes.shape[0]
+        tokens = weights.bias.shape[-1]
+        reason = unsupported(self.channels, weights.num_heads, tokens)
+        if reason is None and (weights.fc1.codes.shape[0] % 16):
+            reason = f'{weights.fc1.codes.shape[0]} hidden channels are no multiple of 16'
+        if reason is not None:
+            raise ValueError(f'the integer kernels cannot run this block: {reason}; use the plain integer modules')
+        grids = weights.grids
+        vectors = -(-tokens // 16)
+        bias = F.pad(weights.bias.float() * math.log2(math.e), (0, 16 * vectors - tokens), value=_BEHIND)
+        factor, shift, top = self._output_grids(weights)
+        block = _Block(channels=self.channels, heads=weights.num_heads, tokens=tokens, vectors=vectors)
+        block.epsilon = weights.epsilon
+        block.bias = self._keep(bias)
+        block.qkv = self._linear(pack_linear(weights.qkv, _both(grids, 'qkv_in'), factor, shift))
+        for name, role in (('proj', 'proj_in'), ('fc1', 'fc1_in'), ('fc2', 'fc2_in')):
+            setattr(block, name, self._linear(pack_linear(getattr(weights, name), _both(grids, role))))
+        for number, (norm, role) in enumerate(((weights.norm1, 'qkv_in'), (weights.norm2, 'fc1_in')), start=1):
+            gamma, beta = norm_on_grid(*norm, _both(grids, role))
+            setattr(block, f'gamma{number}', self._pair(gamma))
+            setattr(block, f'beta{number}', self._pair(beta))
+        block.qkv_top = self._pair(top)
+        pad = torch.zeros(3 * self.channels) if weights.pad_qkv is None else weights.pad_qkv
+        pad_codes = torch.round(pad.double() * factor) + shift
+        block.pad_codes = self._pair(torch.minimum(pad_codes.clamp(min=0), top).to(torch.uint8))
+        self._needs_pad = weights.pad_qkv is None
+        block.attention = (_Attention * 2)(*(_attention(branch) for branch in grids))
+        block.qkv_in_top = _FloatPair(*(_top(branch.qkv_in) for branch in grids))
+        block.fc1_in_top = _FloatPair(*(_top(branch.fc1_in) for branch in grids))
+        block.fc2_in_inverse = _FloatPair(*(1 / branch.fc2_in.scale for branch in grids))
+        block.fc2_in_zero = _FloatPair(*(branch.fc2_in.zero_point for branch in grids))
+        block.fc2_in_top = _FloatPair(*(_top(branch.fc2_in) for branch in grids))
+        self._block = block
+
+    def _output_grids(self, weights: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
+        """What takes results of qkv to codes of q, k and v: factor, addend (double) and highest code, (2, 3 * C)."""
+        rows = []
+        for branch in weights.grids:
+            for grid, scale in ((branch.q, weights.scale), (branch.k, 1.0), (branch.v, 1.0)):
+                rows.append((scale / grid.scale, grid.zero_point, _top(grid)))
+        values = torch.tensor(rows, dtype=torch.float64).view(2, 3, 3).repeat_interleave(self.channels, dim=1)
+        factor, shift, top = values.unbind(-1)
+        return factor.contiguous(), shift.contiguous(), top.float().contiguous()
+
+    def run(self, stream: Tensor, run: Run, threads: int | None = None) -> Tensor:
+        """Run the windows of ``run``, in place.
+
+        Args:
+            stream: (B * H * W, C) float32, contiguous; rows of other windows stay as they are.
+            run: kept windows; one run with all of them is best, the kernel cuts it to fit the cache.
+            threads: threads; torch's number if not given.
+
+        Returns:
+            ``stream``.
+        """
+        if stream.dtype != torch.float32 or not stream.is_contiguous() or stream.shape[1] != self.channels:
+            raise ValueError(
+                f'stream is {tuple(stream.shape)} {stream.dtype}; give contiguous float32 rows of {self.channels}'
+            )
+        if run.slots is not None and self._needs_pad:
+            raise ValueError('these windows hold padding; give pad_qkv')
+        kinds = torch.zeros(run.windows, dtype=torch.int32)
+        for start, stop, kind in run.segments:
+            kinds[start:stop] = kind
+        rows = run.rows.contiguous()
+        slots = None if run.slots is None else run.slots.contiguous()
+        self._kernels.block(
+            ctypes.addressof(self._block),
+            stream.data_ptr(),
+            rows.data_ptr(),
+            None if slots is None else slots.data_ptr(),
+            len(rows),
+            run.windows,
+            run.high_windows,
+            kinds.data_ptr(),
+            threads or torch.get_num_threads(),
+        )
+        return stream
+
+
+class IntegerMerging(_Operation):
+    """Patch merging: 2 x 2 tokens, norm, codes, product.
+
+    Args:
+        kernels: from ``load``.
+        reduction: (N, 4 * C), inputs in the order of stock's Unfold: channel by channel, its four corners.
+        gamma: (4 * C,) of the norm, same order.
+        beta: (4 * C,).
+        grid: of the normed input.
+        epsilon: of the norm.
+    """
+
+    def __init__(
+        self, kernels: Kernels, reduction: LinearWeights, gamma: Tensor, beta: Tensor, grid: Grid, epsilon: float = 1e-5
+    ) -> None:
+        super().__init__(kernels)
+        self.outputs, inputs = reduction.codes.shape
+        self.channels = inputs // 4
+        if self.channels % 16 or self.outputs % 16:
+            raise ValueError(f'the integer kernels merge multiples of 16 channels, not {self.channels}')
+        by_corner = torch.arange(inputs).view(-1, 4).t().flatten()
+        gamma, beta = norm_on_grid(gamma[None, by_corner], beta[None, by_corner], (grid,))
+        packed = pack_linear(reduction._replace(codes=reduction.codes[:, by_corner]), (grid, grid))
+        addresses = self._keep(gamma[0]), self._keep(beta[0])
+        self._merging = _Merging(self._linear(packed), *addresses, _top(grid), epsilon, self.channels)
+
+    def run(self, x: Tensor, size: tuple[int, int], threads: int | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """(B, H * W, C) float32 with (H, W) to (B, H' * W', N) with (H', W')."""
+        height, width = size
+        merged = (height + 1) // 2, (width + 1) // 2
+        x = x.contiguous()
+        out = x.new_empty(x.shape[0], merged[0] * merged[1], self.outputs)
+        self._kernels.merge(
+            ctypes.addressof(self._merging),
+            x.data_ptr(),
+            x.shape[0],
+            height,
+            width,
+            out.data_ptr(),
+            threads or torch.get_num_threads(),
+        )
+        return out, merged
+
+
+class IntegerEmbedding(_Operation):
+    """Patch embedding: codes of the image, product, norm.
+
+    Args:
+        kernels: from ``load``.
+        projection: (N, in_channels * patch * patch), a convolution's weights flattened.
+        grid: of the image.
+        gamma: (N,) of the norm; None without.
+        beta: (N,).
+        patch: side and stride of a patch.
+        epsilon: of the norm.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        projection: LinearWeights,
+        grid: Grid,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        patch: int = 4,
+        epsilon: float = 1e-5,
+    ) -> None:
+        super().__init__(kernels)
+        self.patch = patch
+        self.outputs, inputs = projection.codes.shape
+        if self.outputs % 16:
+            raise ValueError(f'the integer kernels embed into multiples of 16 channels, not {self.outputs}')
+        addresses = [None if value is None else self._keep(value.float()) for value in (gamma, beta)]
+        self._embedding = _Embedding(
+            self._linear(pack_linear(projection, (grid, grid))),
+            *(1 / grid.scale, grid.zero_point, _top(grid)),
+            *addresses,
+            *(epsilon, inputs // patch**2, patch),
+        )
+
+    def run(self, images: Tensor, threads: int | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """(B, in_channels, H, W) float32 to (B, H' * W', N) with (H', W'); odd sizes are padded with zeros."""
+        images = images.contiguous()
+        batch, _, height, width = images.shape
+        size = -(-height // self.patch), -(-width // self.patch)
+        out = images.new_empty(batch, size[0] * size[1], self.outputs)
+        self._kernels.embed(
+            ctypes.addressof(self._embedding),
+            images.data_ptr(),
+            batch,
+            height,
+            width,
+            out.data_ptr(),
+            threads or torch.get_num_threads(),
+        )
+        return out, size
+
+
+def output_norm(
+    kernels: Kernels,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    size: tuple[int, int],
+    epsilon: float = 1e-5,
+    threads: int | None = None,
+) -> Tensor:
+    """LayerNorm of (B, H * W, C) float32, as a map (B, C, H, W)."""
+    x, gamma, beta = x.contiguous(), gamma.detach().float().contiguous(), beta.detach().float().contiguous()
+    batch, length, channels = x.shape
+    if channels % 16:
+        raise ValueError(f'the kernels norm multiples of 16 channels, not {channels}')
+    out = x.new_empty(batch, channels, *size)
+    self_threads = threads or torch.get_num_threads()
+    addresses = x.data_ptr(), gamma.data_ptr(), beta.data_ptr()
+    kernels.output(*addresses, epsilon, batch, length, channels, out.data_ptr(), self_threads)
+    return out
+
+
+def norm_on_grid(gamma: Tensor, beta: Tensor, grids: tuple[Grid, ...]) -> tuple[Tensor, Tensor]:
+    """Affine parameters (branches, C) of norms whose results are codes before rounding."""
+    scale = torch.tensor([grid.scale for grid in grids], dtype=torch.float64).view(-1, 1)
+    zero_point = torch.tensor([grid.zero_point for grid in grids], dtype=torch.float64).view(-1, 1)
+    return (gamma.detach().double() / scale).float(), (beta.detach().double() / scale + zero_point).float()
+
+
+def _attention(grids: BranchGrids) -> _Attention:
+    attn, out = grids.attn, grids.proj_in
+    values = _Attention(
+        logit_multiplier=grids.q.scale * grids.k.scale * math.log2(math.e),
+        q_zero=int(grids.q.zero_point),
+        v_zero=grids.v.zero_point,
+        steps_per_octave=-1 if attn is None else attn.steps_per_octave,
+        out_multiplier=grids.v.scale / out.scale * (1.0 if attn is None else attn.scale),
+        out_zero=out.zero_point,
+        out_top=_top(out),
+    )
+    if attn is not None and attn.steps_per_octave:
+        values.probability_log_scale = math.log2(attn.scale)
+        values.probability_levels = 2**attn.bits
+    elif attn is not None:
+        values.probability_inverse_step = 1 / attn.scale
+        values.probability_zero = attn.zero_point
+        values.probability_levels = 2**attn.bits - 1
+    return values
+
+
+def _both(grids: tuple[BranchGrids, BranchGrids], role: str) -> tuple[Grid, Grid]:
+    return getattr(grids[0], role), getattr(grids[1], role)
+
+
+def _top(grid: Grid) -> float:
+    return 2**grid.bits - 1

@@ -1,0 +1,196 @@
+// Attention of one head in one window: integer logits, softmax in float, probabilities and values in bf16.
+//
+// bf16 holds integers up to 256 and powers of two exactly, and sqrt 2 to 1e-4: codes lose nothing.
+#pragma once
+#include "simd.h"
+
+namespace mixaq {
+
+constexpr int kMaxTokens = 64;
+
+// What one branch does between q, k, v and the input of proj.
+struct Attention {
+  float logit_multiplier;          // q and k steps times log2 e
+  int32_t q_zero;                  // k's zero point moves all logits of a row alike: softmax does not see it
+  float v_zero;
+  int32_t steps_per_octave;        // 1, 2: logarithmic probabilities; 0: uniform; -1: not quantized
+  float probability_log_scale;     // log2 D
+  float probability_levels;        // 2^bits where logarithmic, 2^bits - 1 where uniform
+  float probability_inverse_step;  // uniform
+  float probability_zero;
+  float out_multiplier, out_zero, out_top;  // to the codes of proj's input
+};
+
+struct HeadScratch {
+  alignas(64) int8_t keys[32 / 4][kMaxTokens][4];
+  alignas(64) uint16_t values[kMaxTokens / 2][32][2];
+  alignas(64) uint16_t probabilities[4][kMaxTokens];
+};
+
+template <int Vectors>
+inline void quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], float sum, uint16_t* out) {
+  alignas(64) __m512 values[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+  if (p.steps_per_octave > 0) {
+    // log2 of a probability is its logit less log2 of the sum: no division, no logarithm per value
+    const float steps = p.steps_per_octave;
+    const __m512 reference = _mm512_set1_ps(__builtin_log2f(sum) + p.probability_log_scale);
+    const __m512 limit = _mm512_set1_ps(p.probability_levels);
+    for (int v = 0; v < Vectors; ++v) {
+      __m512 q = _mm512_mul_ps(_mm512_sub_ps(reference, x[v]), _mm512_set1_ps(steps));
+      q = _mm512_roundscale_ps(_mm512_min_ps(_mm512_max_ps(q, _mm512_setzero_ps()), limit), kNearest);
+      const __mmask16 kept = _mm512_cmp_ps_mask(q, limit, _CMP_LT_OQ);
+      __m512 one = _mm512_set1_ps(1.0f);
+      if (p.steps_per_octave == 2) {
+        const __mmask16 odd = _mm512_test_epi32_mask(_mm512_cvtps_epi32(q), _mm512_set1_epi32(1));
+        one = _mm512_mask_blend_ps(odd, one, _mm512_set1_ps(1.41421356f));
+      }
+      // scalef rounds the exponent down: sqrt 2 * 2^-ceil(q / 2) for odd q
+      values[v] = _mm512_maskz_scalef_ps(kept, one, _mm512_mul_ps(q, _mm512_set1_ps(-1.0f / steps)));
+    }
+  } else {
+    const __m512 inverse = _mm512_set1_ps(1.0f / sum);
+    for (int v = 0; v < Vectors; ++v) {
+      values[v] = _mm512_mul_ps(x[v], inverse);
+      if (p.steps_per_octave == 0) {
+        const __m512 zero = _mm512_set1_ps(p.probability_zero);
+        __m512 q = _mm512_roundscale_ps(_mm512_mul_ps(values[v], _mm512_set1_ps(p.probability_inverse_step)), kNearest);
+        q = _mm512_max_ps(_mm512_add_ps(q, zero), _mm512_setzero_ps());
+        values[v] = _mm512_sub_ps(_mm512_min_ps(q, _mm512_set1_ps(p.probability_levels)), zero);
+      }
+    }
+  }
+  _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]));
+  if (Vectors > 2) _mm512_store_si512(out + 32, (__m512i)_mm512_cvtne2ps_pbh(values[3], values[2]));
+}
+
+// Attention of Rows queries: q[r] points at the query's channels, bias[r] at its row of the bias table.
+template <int Rows, int Vectors, int Channels>
+inline void attend_rows(const Attention& p, HeadScratch& s, int tokens, const __m512i (&key_terms)[Vectors],
+                        const uint8_t* const* q, const float* const* bias, uint8_t* const* out) {
+  __m512i sums[Rows][Vectors];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = key_terms[v];
+#pragma GCC unroll 8
+  for (int d = 0; d < Channels / 4; ++d) {
+    __m512i keys[Vectors];
+    for (int v = 0; v < Vectors; ++v) keys[v] = _mm512_load_si512(s.keys[d][16 * v]);
+    for (int r = 0; r < Rows; ++r) {
+      int32_t four;
+      std::memcpy(&four, q[r] + 4 * d, 4);
+      const __m512i x = _mm512_set1_epi32(four);
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], x, keys[v]);
+    }
+  }
+  const __m512 multiplier = _mm512_set1_ps(p.logit_multiplier);
+  for (int r = 0; r < Rows; ++r) {
+    __m512 x[Vectors], e[Vectors];
+    for (int v = 0; v < Vectors; ++v)
+      x[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), multiplier, _mm512_loadu_ps(bias[r] + 16 * v));
+    __m512 top = x[0];
+    for (int v = 1; v < Vectors; ++v) top = _mm512_max_ps(top, x[v]);
+    top = _mm512_set1_ps(_mm512_reduce_max_ps(top));
+    __m512 total = _mm512_setzero_ps();
+    for (int v = 0; v < Vectors; ++v) {
+      x[v] = _mm512_sub_ps(x[v], top);
+      e[v] = exp2_negative(x[v]);
+      total = _mm512_add_ps(total, e[v]);
+    }
+    const float sum = _mm512_reduce_add_ps(total);
+    quantize_probabilities<Vectors>(p, p.steps_per_octave > 0 ? x : e, sum, s.probabilities[r]);
+  }
+  __m512 result[Rows][Channels / 16];
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Channels / 16; ++c) result[r][c] = _mm512_setzero_ps();
+  for (int pair = 0; pair < (tokens + 1) / 2; ++pair) {
+    __m512bh values[Channels / 16];
+    for (int c = 0; c < Channels / 16; ++c) values[c] = (__m512bh)_mm512_load_si512(s.values[pair][16 * c]);
+    for (int r = 0; r < Rows; ++r) {
+      int32_t two;
+      std::memcpy(&two, s.probabilities[r] + 2 * pair, 4);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+      for (int c = 0; c < Channels / 16; ++c) result[r][c] = _mm512_dpbf16_ps(result[r][c], x, values[c]);
+    }
+  }
+  const __m512 out_multiplier = _mm512_set1_ps(p.out_multiplier), out_zero = _mm512_set1_ps(p.out_zero);
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Channels / 16; ++c)
+      _mm_storeu_si128(
+          reinterpret_cast<__m128i*>(out[r] + 16 * c),
+          to_codes(_mm512_fmadd_ps(result[r][c], out_multiplier, out_zero), _mm512_set1_ps(p.out_top)));
+}
+
+template <int Channels>
+inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero, HeadScratch& s) {
+  alignas(64) static const uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i interleave = _mm512_load_si512(kInterleave);
+  const __m512 shift = _mm512_set1_ps(zero);
+  for (int token = 0; token < tokens; token += 2)
+    for (int c = 0; c < Channels; c += 16) {
+      const uint8_t* at = v + token * stride + c;
+      const auto load = [&](const uint8_t* codes) {
+        const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+        return _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(narrow)), shift);
+      };
+      const __m512 second = token + 1 < tokens ? load(at + stride) : _mm512_setzero_ps();
+      const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, load(at));
+      _mm512_store_si512(s.values[token / 2][c], _mm512_permutexvar_epi16(interleave, both));
+    }
+}
+
+// One head of one window.
+//   qkv: codes of the window's tokens, `3 * width` per token; the head begins at channel `first`.
+//   places: token of each query (null: all, in order); out: rows of `width` codes, one for each query.
+//   bias: (tokens, 16 * Vectors), times log2 e, -1e30 behind the last token.
+template <int Vectors, int Channels>
+void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* qkv, int64_t width, int64_t first,
+                 const int64_t* places, int64_t first_place, int64_t queries, const float* bias, uint8_t* out) {
+  const int64_t stride = 3 * width;
+  for (int token = 0; token < tokens; ++token) {
+    const uint8_t* k = qkv + token * stride + width + first;
+    for (int d = 0; d < Channels / 4; ++d) {
+      uint32_t four;
+      std::memcpy(&four, k + 4 * d, 4);
+      four ^= 0x80808080u;  // code - 128, signed
+      std::memcpy(s.keys[d][token], &four, 4);
+    }
+  }
+  pack_values<Channels>(qkv + 2 * width + first, stride, tokens, p.v_zero, s);
+  __m512i key_terms[Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    __m512i sum = _mm512_setzero_si512();
+    for (int d = 0; d < Channels / 4; ++d)
+      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_load_si512(s.keys[d][16 * v]));
+    key_terms[v] = _mm512_mullo_epi32(sum, _mm512_set1_epi32(-p.q_zero));
+  }
+  const uint8_t* q[4];
+  const float* rows[4];
+  uint8_t* target[4];
+  for (int64_t query = 0; query < queries;) {
+    const int count = queries - query >= 4 ? 4 : 1;
+    for (int r = 0; r < count; ++r) {
+      const int64_t token = places ? places[query + r] - first_place : query + r;
+      q[r] = qkv + token * stride + first;
+      rows[r] = bias + token * 16 * Vectors;
+      target[r] = out + (query + r) * width + first;
+    }
+    if (count == 4)
+      attend_rows<4, Vectors, Channels>(p, s, tokens, key_terms, q, rows, target);
+    else
+      attend_rows<1, Vectors, Channels>(p, s, tokens, key_terms, q, rows, target);
+    query += count;
+  }
+}
+
+using HeadFunction = void (*)(const Attention&, HeadScratch&, int, const uint8_t*, int64_t, int64_t, const int64_t*,
+                              int64_t, int64_t, const float*, uint8_t*);
+
+inline HeadFunction head_function(int64_t vectors, int64_t channels) {
+  static const HeadFunction table[4][2] = {{attend_head<1, 16>, attend_head<1, 32>},
+                                           {attend_head<2, 16>, attend_head<2, 32>},
+                                           {attend_head<3, 16>, attend_head<3, 32>},
+                                           {attend_head<4, 16>, attend_head<4, 32>}};
+  return table[vectors - 1][channels / 16 - 1];
+}
+
+}  // namespace mixaq

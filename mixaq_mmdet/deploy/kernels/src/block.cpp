@@ -1,0 +1,142 @@
+// A whole Swin block, a few windows at a time, so that all in-between values stay in a core's cache:
+// norm -> qkv -> attention -> proj -> residual -> norm -> fc1 -> GELU -> fc2 -> residual.
+#include "attention.h"
+#include "gemm.h"
+#include "norm.h"
+#include "parallel.h"
+
+namespace mixaq {
+
+// See BlockWeights in layouts.py; index 0 is the high branch, 1 the low one.
+struct Block {
+  Linear qkv, proj, fc1, fc2;
+  const float *gamma1[2], *beta1[2], *gamma2[2], *beta2[2];
+  const float* qkv_top[2];
+  const uint8_t* pad_codes[2];  // q, k, v codes of a padding token
+  const float* bias;            // (kinds, heads, tokens, 16 * vectors)
+  Attention attention[2];
+  float qkv_in_top[2], fc1_in_top[2], fc2_in_inverse[2], fc2_in_zero[2], fc2_in_top[2];
+  float epsilon;
+  int64_t channels, heads, tokens, vectors;
+};
+
+// Windows of a run. `rows` are rows of the stream, `slots` places among the windows' tokens (null: no padding).
+struct Windows {
+  const int64_t *rows, *slots;
+  int64_t num_rows, count, high;
+  const int32_t* kinds;
+};
+
+constexpr int64_t kCacheBytes = 400 << 10;  // of hidden codes: beside them L2 holds a panel, qkv and the stream's rows
+
+struct Chunk {
+  int64_t first, last;          // windows
+  int64_t first_row, last_row;  // among the run's rows
+  int branch;
+};
+
+std::vector<Chunk> cut(const Windows& windows, int64_t tokens, int64_t per_chunk) {
+  std::vector<Chunk> chunks;
+  int64_t row = 0;
+  const int64_t edges[3] = {0, windows.high, windows.count};
+  for (int branch = 0; branch < 2; ++branch) {
+    const int64_t count = edges[branch + 1] - edges[branch];
+    const int64_t pieces = (count + per_chunk - 1) / per_chunk;
+    for (int64_t i = 0; i < pieces; ++i) {
+      Chunk chunk{edges[branch] + count * i / pieces, edges[branch] + count * (i + 1) / pieces, row, row, branch};
+      if (windows.slots)
+        while (row < windows.num_rows && windows.slots[row] < chunk.last * tokens) ++row;
+      else
+        row = chunk.last * tokens;
+      chunk.last_row = row;
+      chunks.push_back(chunk);
+    }
+  }
+  return chunks;
+}
+
+struct Buffers {
+  uint8_t *codes, *qkv, *hidden;
+  int64_t* places;
+  int32_t* row_sums;
+  HeadScratch* head;
+};
+
+void attend(const Block& b, const Windows& windows, const Chunk& chunk, const Buffers& m) {
+  const int64_t head_channels = b.channels / b.heads, row_bias = 16 * b.vectors;
+  const HeadFunction head_function_ = head_function(b.vectors, head_channels);
+  const int64_t num_rows = chunk.last_row - chunk.first_row;
+  int64_t query = 0;
+  for (int64_t window = 0; window < chunk.last - chunk.first; ++window) {
+    const int64_t begin = window * b.tokens, first_query = query;
+    if (windows.slots)
+      while (query < num_rows && m.places[query] < begin + b.tokens) ++query;
+    else
+      query += b.tokens;
+    const int64_t kind = windows.kinds[chunk.first + window];
+    for (int64_t head = 0; head < b.heads; ++head)
+      head_function_(b.attention[chunk.branch], *m.head, b.tokens, m.qkv + begin * 3 * b.channels, b.channels,
+                     head * head_channels, windows.slots ? m.places + first_query : nullptr, begin,
+                     query - first_query, b.bias + (kind * b.heads + head) * b.tokens * row_bias,
+                     m.codes + first_query * b.channels);
+  }
+}
+
+void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float* stream, const Buffers& m) {
+  const int64_t width = b.channels, hidden = b.fc1.outputs, branch = chunk.branch;
+  const int64_t num_rows = chunk.last_row - chunk.first_row, num_slots = (chunk.last - chunk.first) * b.tokens;
+  const int64_t* rows = windows.rows + chunk.first_row;
+
+  __m512 top = _mm512_set1_ps(b.qkv_in_top[branch]);
+  for (int64_t r = 0; r < num_rows; ++r)
+    norm_to_codes(stream + rows[r] * width, width, b.gamma1[branch], b.beta1[branch], b.epsilon, top,
+                  m.codes + r * width);
+  if (windows.slots) {
+    for (int64_t r = 0; r < num_rows; ++r) m.places[r] = windows.slots[chunk.first_row + r] - chunk.first * b.tokens;
+    for (int64_t slot = 0, r = 0; slot < num_slots; ++slot) {
+      if (r < num_rows && m.places[r] == slot)
+        ++r;
+      else
+        std::memcpy(m.qkv + slot * 3 * width, b.pad_codes[branch], 3 * width);
+    }
+  }
+  multiply(b.qkv, branch, m.codes, num_rows, m.row_sums,
+           ToCodes{m.qkv, 3 * width, b.qkv_top[branch], windows.slots ? m.places : nullptr});
+  attend(b, windows, chunk, m);
+  multiply(b.proj, branch, m.codes, num_rows, m.row_sums, AddToStream{stream, width, rows});
+
+  top = _mm512_set1_ps(b.fc1_in_top[branch]);
+  for (int64_t r = 0; r < num_rows; ++r)
+    norm_to_codes(stream + rows[r] * width, width, b.gamma2[branch], b.beta2[branch], b.epsilon, top,
+                  m.codes + r * width);
+  multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
+           GeluToCodes{m.hidden, hidden, _mm512_set1_ps(b.fc2_in_inverse[branch]),
+                       _mm512_set1_ps(b.fc2_in_zero[branch]), _mm512_set1_ps(b.fc2_in_top[branch])});
+  multiply(b.fc2, branch, m.hidden, num_rows, m.row_sums, AddToStream{stream, width, rows});
+}
+
+}  // namespace mixaq
+
+// In place: every window reads and writes its own rows of `stream` (rows, channels) only.
+extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int64_t* rows, const int64_t* slots,
+                            int64_t num_rows, int64_t count, int64_t high, const int32_t* kinds, int threads) {
+  using namespace mixaq;
+  const Block& b = *block;
+  const Windows windows{rows, slots, num_rows, count, high, kinds};
+  int64_t per_chunk = std::max<int64_t>(kCacheBytes / (b.tokens * b.fc1.outputs), 1);
+  per_chunk = std::max<int64_t>(std::min(per_chunk, (count + threads - 1) / threads), 1);
+  const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk);
+  const size_t slots_ = per_chunk * b.tokens;
+  run_tasks(chunks.size(), threads, [&](const std::function<int64_t()>& take) {
+    Scratch scratch(slots_ * (4 * b.channels + b.fc1.outputs + 12) + sizeof(HeadScratch) + 8 * 64);
+    Buffers m;
+    m.codes = scratch.take<uint8_t>(slots_ * b.channels);
+    m.qkv = scratch.take<uint8_t>(slots_ * 3 * b.channels);
+    m.hidden = scratch.take<uint8_t>(slots_ * b.fc1.outputs);
+    m.places = scratch.take<int64_t>(slots_);
+    m.row_sums = scratch.take<int32_t>(slots_);
+    m.head = scratch.take<HeadScratch>(1);
+    std::memset(m.head, 0, sizeof(HeadScratch));  // what lies behind the last token must be finite
+    for (int64_t i = take(); i >= 0; i = take()) run_chunk(b, windows, chunks[i], stream, m);
+  });
+}

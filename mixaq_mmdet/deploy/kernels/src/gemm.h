@@ -1,0 +1,143 @@
+// Products of u8 activations with packed s8 weights.
+//
+// Weights come in panels of 48 outputs, [K / 4][48][4]: three registers hold 4 inputs of 48 outputs, one vpdpbusd
+// multiplies 4 inputs of one row with 16 outputs. A tile of 8 rows keeps 24 registers of sums, so that 24 products
+// cost 3 weight loads and 8 broadcasts. A panel stays in L1 or L2 while all rows of a chunk pass it.
+#pragma once
+#include "simd.h"
+
+namespace mixaq {
+
+constexpr int kColumns = 48, kTileRows = 8;
+
+// See PackedLinear in layouts.py.
+struct Linear {
+  const int8_t* panels;
+  const int32_t* zero_point;  // null where weights are symmetric
+  const int32_t* offset[2];
+  const float* multiplier[2];
+  const float* addend[2];
+  int64_t inputs, outputs;
+};
+
+template <int Rows, class Epilogue>
+inline void tile(const Linear& layer, int branch, const uint8_t* a, int64_t stride, const int32_t* row_sums,
+                 int64_t first_row, int64_t first_column, const Epilogue& epilogue) {
+  const int8_t* panel = layer.panels + first_column * layer.inputs;
+  __m512i sums[Rows][3];
+  const int32_t* offset = layer.offset[branch] + first_column;
+  for (int c = 0; c < 3; ++c) {
+    const __m512i start = _mm512_loadu_si512(offset + 16 * c);
+    for (int r = 0; r < Rows; ++r) sums[r][c] = start;
+  }
+  for (int64_t k = 0; k < layer.inputs; k += 4) {
+    const __m512i w0 = _mm512_loadu_si512(panel), w1 = _mm512_loadu_si512(panel + 64),
+                  w2 = _mm512_loadu_si512(panel + 128);
+    panel += 4 * kColumns;
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      int32_t four;
+      std::memcpy(&four, a + r * stride + k, 4);
+      const __m512i x = _mm512_set1_epi32(four);
+      sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], x, w0);
+      sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], x, w1);
+      sums[r][2] = _mm512_dpbusd_epi32(sums[r][2], x, w2);
+    }
+  }
+#pragma GCC unroll 3
+  for (int c = 0; c < 3; ++c) {
+    const int64_t column = first_column + 16 * c;
+    if (column >= layer.outputs) break;
+    const __m512 multiplier = _mm512_loadu_ps(layer.multiplier[branch] + column);
+    const __m512 addend = _mm512_loadu_ps(layer.addend[branch] + column);
+    const auto columns = epilogue.columns(column);
+    if (layer.zero_point) {
+      const __m512i zero_point = _mm512_loadu_si512(layer.zero_point + column);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const __m512i shift = _mm512_mullo_epi32(zero_point, _mm512_set1_epi32(row_sums[r]));
+        sums[r][c] = _mm512_sub_epi32(sums[r][c], shift);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+      epilogue.store(first_row + r, column, columns,
+                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][c]), multiplier, addend));
+  }
+}
+
+inline void sum_rows(const uint8_t* a, int64_t rows, int64_t width, int32_t* sums) {
+  for (int64_t r = 0; r < rows; ++r, a += width) {
+    __m512i total = _mm512_setzero_si512();
+    for (int64_t k = 0; k < width; k += 64) {
+      const __mmask64 mask = width - k >= 64 ? ~0ull : (1ull << (width - k)) - 1;
+      total = _mm512_add_epi64(
+          total, _mm512_sad_epu8(_mm512_maskz_loadu_epi8(mask, a + k), _mm512_setzero_si512()));
+    }
+    sums[r] = static_cast<int32_t>(_mm512_reduce_add_epi64(total));
+  }
+}
+
+// All rows (contiguous, `inputs` wide) times all outputs. `row_sums` is scratch for as many rows.
+template <class Epilogue>
+void multiply(const Linear& layer, int branch, const uint8_t* a, int64_t rows, int32_t* row_sums,
+              const Epilogue& epilogue) {
+  const int64_t stride = layer.inputs;
+  if (layer.zero_point) sum_rows(a, rows, stride, row_sums);
+  for (int64_t column = 0; column < layer.outputs; column += kColumns) {
+    int64_t r = 0;
+    for (; r + kTileRows <= rows; r += kTileRows)
+      tile<kTileRows>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
+    for (; r + 4 <= rows; r += 4)
+      tile<4>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
+    for (; r < rows; ++r) tile<1>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
+  }
+}
+
+// ---- what becomes of a result; `columns` loads what is the same for all rows of a tile ----
+
+// To codes of a grid per column; the addend holds the zero point.
+struct ToCodes {
+  uint8_t* out;
+  int64_t stride;
+  const float* top;      // highest code of each column
+  const int64_t* place;  // row of `out` for each row, or null
+  __m512 columns(int64_t column) const { return _mm512_loadu_ps(top + column); }
+  void store(int64_t row, int64_t column, __m512 limit, __m512 x) const {
+    uint8_t* target = out + (place ? place[row] : row) * stride + column;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target), to_codes(x, limit));
+  }
+};
+
+// GELU in float, then to codes of one grid.
+struct GeluToCodes {
+  uint8_t* out;
+  int64_t stride;
+  __m512 inverse_scale, zero_point, top;
+  int columns(int64_t) const { return 0; }
+  void store(int64_t row, int64_t column, int, __m512 x) const {
+    const __m512 y = _mm512_fmadd_ps(gelu(x), inverse_scale, zero_point);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + row * stride + column), to_codes(y, top));
+  }
+};
+
+// Added to rows of the residual stream.
+struct AddToStream {
+  float* stream;
+  int64_t stride;
+  const int64_t* rows;
+  int columns(int64_t) const { return 0; }
+  void store(int64_t row, int64_t column, int, __m512 x) const {
+    float* target = stream + rows[row] * stride + column;
+    _mm512_storeu_ps(target, _mm512_add_ps(_mm512_loadu_ps(target), x));
+  }
+};
+
+struct ToFloat {
+  float* out;
+  int64_t stride;
+  int columns(int64_t) const { return 0; }
+  void store(int64_t row, int64_t column, int, __m512 x) const { _mm512_storeu_ps(out + row * stride + column, x); }
+};
+
+}  // namespace mixaq

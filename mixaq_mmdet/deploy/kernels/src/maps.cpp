@@ -1,0 +1,129 @@
+// What lies between the blocks: patch embedding, patch merging, output norms.
+#include "gemm.h"
+#include "norm.h"
+#include "parallel.h"
+
+namespace mixaq {
+
+constexpr int64_t kRows = 128;  // tokens worked on at once
+
+struct Merging {
+  Linear reduction;  // inputs ordered by corner, then channel
+  const float *gamma, *beta;
+  float in_top, epsilon;
+  int64_t channels;
+};
+
+struct Embedding {
+  Linear projection;
+  float in_inverse, in_zero, in_top;
+  const float *gamma, *beta;  // null: no norm
+  float epsilon;
+  int64_t in_channels, patch;
+};
+
+inline float code_of(float x, float inverse, float zero, float top) {
+  return std::min(std::max(__builtin_rintf(x * inverse) + zero, 0.0f), top);
+}
+
+// Codes of one patch, in the order of a convolution's weights; outside of the image lies zero.
+void gather_patch(const Embedding& e, const float* image, int64_t height, int64_t width, int64_t top, int64_t left,
+                  uint8_t* out) {
+  const uint8_t blank = static_cast<uint8_t>(code_of(0, e.in_inverse, e.in_zero, e.in_top));
+  for (int64_t c = 0; c < e.in_channels; ++c)
+    for (int64_t y = top; y < top + e.patch; ++y)
+      for (int64_t x = left; x < left + e.patch; ++x)
+        *out++ = y < height && x < width ? static_cast<uint8_t>(code_of(image[(c * height + y) * width + x],
+                                                                        e.in_inverse, e.in_zero, e.in_top))
+                                         : blank;
+}
+
+}  // namespace mixaq
+
+// image (batch, in_channels, height, width) to out (batch * rows, channels).
+extern "C" void mixaq_embed(const mixaq::Embedding* embedding, const float* image, int64_t batch, int64_t height,
+                            int64_t width, float* out, int threads) {
+  using namespace mixaq;
+  const Embedding& e = *embedding;
+  const int64_t rows = (height + e.patch - 1) / e.patch, columns = (width + e.patch - 1) / e.patch;
+  const int64_t total = batch * rows * columns, inputs = e.projection.inputs, outputs = e.projection.outputs;
+  run_tasks((total + kRows - 1) / kRows, threads, [&](const std::function<int64_t()>& take) {
+    Scratch scratch(kRows * (inputs + 4) + 128);
+    uint8_t* codes = scratch.take<uint8_t>(kRows * inputs);
+    int32_t* sums = scratch.take<int32_t>(kRows);
+    for (int64_t task = take(); task >= 0; task = take()) {
+      const int64_t first = task * kRows, count = std::min(kRows, total - first);
+      for (int64_t r = 0; r < count; ++r) {
+        const int64_t token = (first + r) % (rows * columns), index = (first + r) / (rows * columns);
+        gather_patch(e, image + index * e.in_channels * height * width, height, width, token / columns * e.patch,
+                     token % columns * e.patch, codes + r * inputs);
+      }
+      multiply(e.projection, 0, codes, count, sums, ToFloat{out + first * outputs, outputs});
+      for (int64_t r = 0; e.gamma && r < count; ++r) {
+        float* row = out + (first + r) * outputs;
+        norm_to_float(row, outputs, e.gamma, e.beta, e.epsilon, row);
+      }
+    }
+  });
+}
+
+// stream (batch, height, width, channels) to out (batch, ceil(height / 2), ceil(width / 2), outputs).
+extern "C" void mixaq_merge(const mixaq::Merging* merging, const float* stream, int64_t batch, int64_t height,
+                            int64_t width, float* out, int threads) {
+  using namespace mixaq;
+  const Merging& m = *merging;
+  const int64_t rows = (height + 1) / 2, columns = (width + 1) / 2, total = batch * rows * columns;
+  const int64_t channels = m.channels, inputs = 4 * channels, outputs = m.reduction.outputs;
+  run_tasks((total + kRows - 1) / kRows, threads, [&](const std::function<int64_t()>& take) {
+    Scratch scratch(kRows * (inputs + 4) + inputs * 4 + 192);
+    uint8_t* codes = scratch.take<uint8_t>(kRows * inputs);
+    float* corners = scratch.take<float>(inputs);
+    int32_t* sums = scratch.take<int32_t>(kRows);
+    for (int64_t task = take(); task >= 0; task = take()) {
+      const int64_t first = task * kRows, count = std::min(kRows, total - first);
+      for (int64_t r = 0; r < count; ++r) {
+        const int64_t token = first + r, index = token / (rows * columns), place = token % (rows * columns);
+        for (int64_t corner = 0; corner < 4; ++corner) {
+          const int64_t y = place / columns * 2 + corner / 2, x = place % columns * 2 + corner % 2;
+          float* target = corners + corner * channels;
+          if (y < height && x < width)
+            std::memcpy(target, stream + ((index * height + y) * width + x) * channels, channels * sizeof(float));
+          else
+            std::memset(target, 0, channels * sizeof(float));
+        }
+        norm_to_codes(corners, inputs, m.gamma, m.beta, m.epsilon, _mm512_set1_ps(m.in_top), codes + r * inputs);
+      }
+      multiply(m.reduction, 0, codes, count, sums, ToFloat{out + first * outputs, outputs});
+    }
+  });
+}
+
+// stream (batch, length, channels), normed, to out (batch, channels, length).
+extern "C" void mixaq_output(const float* stream, const float* gamma, const float* beta, float epsilon, int64_t batch,
+                             int64_t length, int64_t channels, float* out, int threads) {
+  using namespace mixaq;
+  constexpr int64_t kTokens = 64;
+  const int64_t pieces = (length + kTokens - 1) / kTokens;
+  run_tasks(batch * pieces, threads, [&](const std::function<int64_t()>& take) {
+    // an odd row length keeps the columns read below out of each other's cache sets
+    const int64_t stride = channels + 16;
+    Scratch scratch(kTokens * stride * sizeof(float));
+    float* normed = scratch.take<float>(kTokens * stride);
+    const __m512i steps =
+        _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                           _mm512_set1_epi32(static_cast<int32_t>(stride)));
+    for (int64_t task = take(); task >= 0; task = take()) {
+      const int64_t image = task / pieces, first = task % pieces * kTokens;
+      const int64_t count = std::min(kTokens, length - first);
+      for (int64_t t = 0; t < count; ++t)
+        norm_to_float(stream + (image * length + first + t) * channels, channels, gamma, beta, epsilon,
+                      normed + t * stride);
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t t = 0; t < count; t += 16) {
+          const __mmask16 mask = count - t >= 16 ? 0xffff : (1u << (count - t)) - 1;
+          const __m512 column = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, steps, normed + t * stride + c, 4);
+          _mm512_mask_storeu_ps(out + (image * channels + c) * length + first + t, mask, column);
+        }
+    }
+  });
+}
