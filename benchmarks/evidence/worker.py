@@ -18,7 +18,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from . import environment, splits
+from . import splits
 from .experiment import REPOSITORY, Experiment, file_digest, fingerprint, resolved
 from .store import Store
 from .workplace import Workplace
@@ -126,6 +126,8 @@ def measure(experiment: Experiment, checkpoint: Path | None, place: Workplace, r
 
 def describe(experiment: Experiment, key: str, checkpoint: Path | None, found: Outcome) -> dict[str, Any]:
     """The result file without what only the run itself knows."""
+    from mixaq_mmdet.engine import environment
+
     start = experiment.starts_from
     return {
         'schema': 1,
