@@ -12,6 +12,7 @@ import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 # each is a module mixaq_mmdet/analysis/commands/<name>.py with ``add_arguments(parser)`` and ``run(options)``
 COMMANDS = {
     'bops': 'multiply-accumulates and bit operations of the backbone; needs no checkpoint',
+    'latency': 'measured latency of the backbone on this device, by block and tier',
 }
 
 

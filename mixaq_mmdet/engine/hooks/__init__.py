@@ -1,6 +1,9 @@
-"""Hooks, one file each; importing registers them."""
+"""Hooks, one file each; importing registers them, and lets every Runner report what a test cost."""
 
 from .calibration import CalibrationHook
+from .cost import CostHook, report_after_tests
 from .exact_resume import ExactResumeHook
 
-__all__ = ['CalibrationHook', 'ExactResumeHook']
+report_after_tests()
+
+__all__ = ['CalibrationHook', 'CostHook', 'ExactResumeHook']

@@ -1,0 +1,111 @@
+"""Measured latency of a config's backbone on this device, and how well the table predicts ratios it has not seen.
+
+What is measured is the simulated float path: fake quantization costs time there and low windows save none, pruned
+windows do. The backbone is calibrated on noise: its speed is that of a trained one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixaq_mmdet.analysis.latency import CLOCKS, LatencyTable, measure, measure_vectors
+from mixaq_mmdet.analysis.model_config import build_backbone, usual_shape
+from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.engine.calibration import Calibrator, uncalibrated
+from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``analyze.py latency``."""
+    parser.add_argument('config', help='config file with a TwoBranchSwin backbone')
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='input size in pixels')
+    parser.add_argument('--rounds', type=int, default=7, help='interleaved repeats; medians count (default: 7)')
+    parser.add_argument('--clock', choices=CLOCKS, default='wall', help='cpu: processor time, for a busy machine')
+    parser.add_argument('--check', type=int, default=4, help='random ratio vectors to compare with predictions')
+    parser.add_argument('--seed', type=int, default=0, help='of the image and the checked vectors')
+    parser.add_argument('--out', type=Path, metavar='FILE.json', help='write the table here')
+    command_line.add_config_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, print, and compare with whole forwards."""
+    cfg = command_line.load_config(options)
+    shape = tuple(options.shape) if options.shape else usual_shape(cfg)
+    backbone: Any = build_backbone(cfg)
+    if not isinstance(backbone, TwoBranchSwin):
+        raise ValueError("model.backbone is stock; latency by tier needs type='TwoBranchSwin'")
+    ready(backbone)
+    table = measure(backbone, shape, options.rounds, options.clock, options.seed)
+    table.environment = environment()
+    from rich.console import Console
+
+    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    console.print(entries_table(table))
+    console.print(f'input {shape[0]} x {shape[1]}, {table.path} path, {table.clock} clock: {table.environment}')
+    checks = check(backbone, table, options) if options.check else []
+    for row in checks:
+        console.print(
+            f'unseen ratios low {row["low"]} prune {row["prune"]}: predicted {row["predicted_ms"]:.1f} ms, '
+            f'measured {row["measured_ms"]:.1f} ms ({100 * row["error"]:+.1f} %)',
+            soft_wrap=True,
+        )
+    if options.out:
+        write_whole(options.out, json.dumps({**table.as_dict(), 'checks': checks}, indent=1) + '\n')
+
+
+def ready(backbone: TwoBranchSwin) -> None:
+    """Calibrate on noise if nothing else has calibrated the backbone."""
+    if uncalibrated(backbone):
+        size = 4 * backbone.stages[0].window_size * backbone.patch_embed.projection.stride[0]
+        Calibrator(backbone).run([torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))])
+    backbone.eval()
+
+
+def check(backbone: TwoBranchSwin, table: LatencyTable, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Predicted and measured latency of random vectors."""
+    generator = np.random.default_rng(options.seed)
+    vectors = []
+    for _ in range(options.check):
+        prune = generator.integers(0, 5, backbone.num_pairs) / 10
+        low = generator.integers(0, 5, backbone.num_pairs) / 10
+        vectors.append((low.tolist(), prune.tolist()))
+    measured = measure_vectors(backbone, table.shape, vectors, options.rounds, options.clock)
+    rows = []
+    for (low, prune), ms in zip(vectors, measured, strict=True):
+        predicted = table.predict(low, prune)
+        rows.append(
+            {'low': low, 'prune': prune, 'predicted_ms': predicted, 'measured_ms': ms, 'error': predicted / ms - 1}
+        )
+    return rows
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {'torch': torch.__version__, 'threads': torch.get_num_threads(), 'accelerator': accelerator}
+
+
+def entries_table(table: LatencyTable) -> Any:
+    """A rich table of what was measured."""
+    from rich.table import Table
+
+    shown = Table()
+    for name in ('stage', 'piece', 'high / low / pruned', 'ms', 'spread'):
+        shown.add_column(name, justify='left' if name == 'piece' else 'right')
+    for entry in table.entries:
+        block = entry.piece in ('regular', 'shifted')
+        shown.add_row(
+            '' if entry.stage < 0 else str(entry.stage + 1),
+            f'{entry.piece} block' if block else entry.piece,
+            ' / '.join(str(number) for number in entry.counts) if block else '',
+            f'{entry.ms:.2f}',
+            f'{100 * entry.spread:.0f} %',
+        )
+    return shown

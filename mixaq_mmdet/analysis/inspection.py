@@ -1,0 +1,89 @@
+"""One image through a detector: what the network saw, what its windows did, what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mixaq_mmdet.engine.command_line import check_checkpoint
+from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.models.two_branch_stage import StageRecord
+
+
+class Inspection(NamedTuple):
+    """What happened to one image.
+
+    Attributes:
+        image: (H, W, 3) RGB in [0, 1], as the backbone saw it, padding included.
+        records: of each stage; empty for a stock backbone.
+        depths: blocks of each stage.
+        sample: mmdet's data sample with ``pred_instances`` in the original image's pixels.
+    """
+
+    image: np.ndarray
+    records: list[StageRecord]
+    depths: tuple[int, ...]
+    sample: Any
+
+
+def load_detector(cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> nn.Module:
+    """The detector of a config with its weights, in eval mode."""
+    check_checkpoint(str(checkpoint), 'checkpoint')
+    return init_detector(cfg, str(checkpoint), palette='random', device=device)
+
+
+def two_branch(detector: nn.Module) -> TwoBranchSwin:
+    """The detector's backbone; a ValueError if its windows are not ranked."""
+    backbone = getattr(detector, 'backbone', None)
+    if not isinstance(backbone, TwoBranchSwin):
+        raise ValueError(
+            f"model.backbone.type={type(backbone).__name__!r} ranks no windows; set model.backbone.type='TwoBranchSwin'"
+        )
+    return backbone
+
+
+def depths_of(backbone: nn.Module) -> tuple[int, ...]:
+    """Blocks of each stage."""
+    return tuple(len(stage.blocks) for stage in backbone.stages)
+
+
+@contextmanager
+def seen_images(backbone: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the (B, C, H, W) inputs of the backbone."""
+    found: list[Tensor] = []
+    handle = backbone.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].detach()))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def as_picture(image: Tensor, preprocessor: Any) -> np.ndarray:
+    """A normalised network input (3, H, W) as (H, W, 3) RGB in [0, 1]; padding becomes black."""
+    picture, padding = image.float().cpu(), (image == 0).all(dim=0).cpu()
+    if getattr(preprocessor, '_enable_normalize', False):
+        picture = picture * preprocessor.std.cpu().view(-1, 1, 1) + preprocessor.mean.cpu().view(-1, 1, 1)
+    picture = picture.masked_fill(padding, 0)
+    if not getattr(preprocessor, '_channel_conversion', False):  # then it is in the order it was read: BGR
+        picture = picture.flip(0)
+    return (picture / 255).clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+@torch.no_grad()
+def inspect(detector: nn.Module, image: str | Path) -> Inspection:
+    """Run one image file through the detector."""
+    if not Path(image).is_file():
+        raise ValueError(f'image {str(image)!r} is not a file; relative paths start at {Path.cwd()}')
+    backbone = two_branch(detector)
+    with seen_images(backbone) as seen, backbone.record_windows() as records:
+        sample = inference_detector(detector, str(image))
+    picture = as_picture(seen[0][0], detector.data_preprocessor)
+    return Inspection(picture, list(records), depths_of(backbone), sample)

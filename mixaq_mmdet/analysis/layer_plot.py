@@ -1,0 +1,34 @@
+"""One picture per layer-wise analysis: bars over the layers in forward order, one panel per quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+SHORT = {'attn.w_msa.': '', 'stages.': 's', '.blocks.': 'b', 'ffn.layers.0.0': 'fc1', 'ffn.layers.1': 'fc2'}
+
+
+def short_name(layer: str) -> str:
+    """'stages.0.blocks.1.ffn.layers.1' to 's0b1.fc2'."""
+    for long, short in SHORT.items():
+        layer = layer.replace(long, short)
+    return layer.replace('downsample.reduction', 'merge')
+
+
+def plot_layers(path: Path, panels: Mapping[str, Mapping[str, float]], logarithmic: tuple[str, ...] = ()) -> None:
+    """Write a picture with one panel per quantity; all share their layers."""
+    layers = list(next(iter(panels.values())))
+    figure = Figure(figsize=(14, 2.2 * len(panels) + 1))
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
+    for axis, (title, values) in zip(axes[:, 0], panels.items(), strict=True):
+        axis.bar(range(len(layers)), [values.get(name, 0) for name in layers], color='#1f6f8b')
+        axis.set_ylabel(title)
+        if title in logarithmic:
+            axis.set_yscale('log')
+        axis.margins(x=0.005)
+    axes[-1, 0].set_xticks(range(len(layers)), [short_name(name) for name in layers], rotation=90, fontsize=6)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,78 @@
+"""The pictures of tools/visualize.py."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+
+from mixaq_mmdet.engine.command_line import load_config
+
+from .activation_histogram import Watch, draw_histogram, find_layer
+from .detections import draw_detections
+from .inspection import Inspection, inspect, load_detector, two_branch
+from .window_map import draw_scores, draw_window_map
+
+DPI = 110
+
+
+def save_figure(path: Path, draw: Callable[[Any], None], dpi: int = DPI) -> Path:
+    """Draw on a fresh figure (no display is needed) and write it whole or not at all."""
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    draw(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    figure.savefig(temporary, dpi=dpi, format=path.suffix.lstrip('.'), facecolor='white')
+    os.replace(temporary, path)
+    return path
+
+
+def float_config(cfg: Config) -> Config:
+    """The same detector without quantizers and without low or pruned windows."""
+    plain = copy.deepcopy(cfg)
+    for key in ('quant', 'low_ratios', 'prune_ratios'):
+        plain.model.backbone.pop(key, None)
+    if plain.model.type == 'QuantDetector':
+        plain.model.type = plain.model.pop('base')
+        plain.model.pop('detector_quant', None)
+    return plain
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """An image file as (H, W, 3) RGB."""
+    import mmcv
+
+    return mmcv.imread(path, channel_order='rgb')
+
+
+def run(options: argparse.Namespace) -> Iterator[Path]:
+    """Write the pictures and yield their paths."""
+    cfg = load_config(options)
+    detector = load_detector(cfg, options.checkpoint, options.device)
+    two_branch(detector)
+    layer, quantizers = find_layer(detector, options.layer) if options.layer else ('', None)
+    with Watch(quantizers) if quantizers is not None else contextlib.nullcontext() as watch:
+        found: Inspection = inspect(detector, options.image)
+
+    def write(name: str, draw: Callable[..., None], *arguments: Any) -> Path:
+        return save_figure(options.out / f'{name}.png', lambda figure: draw(figure, *arguments))
+
+    yield write('window_map', draw_window_map, found.image, found.records, found.depths)
+    yield write('scores', draw_scores, found.image, found.records)
+    models = {'this model': found.sample.pred_instances}
+    if options.float:
+        plain = load_detector(float_config(cfg), options.float, options.device)
+        models = {'float': inspect(plain, options.image).sample.pred_instances, **models}
+    classes = tuple(detector.dataset_meta['classes'])
+    yield write('detections', draw_detections, read_rgb(options.image), models, classes, options.score_thr)
+    if watch is not None:
+        yield write('histogram', draw_histogram, layer, watch.seen())

@@ -1,0 +1,135 @@
+"""What a search leaves behind: a JSON, the front as CSV and picture, a table, a config file that is ready to test."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mixaq_mmdet.engine.atomic_file import write_whole
+
+from .history import Scores
+from .space import Candidate
+from .study import Study
+
+LABELS = {
+    'map': 'box AP',
+    'mask_map': 'mask AP',
+    'proxy': 'feature error',
+    'bops': 'relative BOPs',
+    'mean_activation_bits': 'mean act. bits',
+    'latency': 'predicted ms',
+}
+
+
+def rows(study: Study) -> list[dict[str, Any]]:
+    """The front, cheapest first, as plain JSON."""
+    return [row(candidate, scores) for candidate, scores in study.front()]
+
+
+def row(candidate: Candidate, scores: Scores) -> dict[str, Any]:
+    """One candidate as plain JSON."""
+    return {'low_ratios': list(candidate.low_ratios), 'prune_ratios': list(candidate.prune_ratios), **scores}
+
+
+def front_table(front: Sequence[tuple[Candidate, Scores]], chosen: Candidate | None, dense: Scores | None) -> Any:
+    """A rich table: the front, the chosen point marked, every-window-high as the last line."""
+    from rich.table import Table
+
+    shown = [*front, *([(None, dense)] if dense else [])]
+    names = [name for name in LABELS if any(name in scores for _, scores in shown)]
+    table = Table(title='front on the search images')
+    table.add_column('')
+    for name in names:
+        table.add_column(LABELS[name], justify='right')
+    table.add_column('low ratios | prune ratios')
+    for candidate, scores in shown:
+        mark = '*' if candidate is not None and candidate == chosen else ''
+        cells = [_number(name, scores.get(name)) for name in names]
+        label = 'every window high' if candidate is None else str(candidate)
+        table.add_row(mark, *cells, label, style='bold' if mark else 'dim' if candidate is None else None)
+    return table
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return ''
+    return f'{value:.3f}' if name == 'bops' else f'{value:.3g}' if name == 'proxy' else f'{value:.2f}'
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """The whole result."""
+    write_whole(path, json.dumps(content, indent=1) + '\n')
+
+
+def write_csv(path: Path, front: list[dict[str, Any]]) -> None:
+    """The front, a line for each point; ratios are separated by blanks."""
+    stream = io.StringIO()
+    names = list(dict.fromkeys(name for entry in front for name in entry))
+    writer = csv.DictWriter(stream, names, lineterminator='\n')
+    writer.writeheader()
+    for entry in front:
+        writer.writerow(
+            {name: ' '.join(map(str, value)) if isinstance(value, list) else value for name, value in entry.items()}
+        )
+    write_whole(path, stream.getvalue())
+
+
+def write_plot(path: Path, study: Study, chosen: Candidate, dense: Scores | None) -> None:
+    """Everything evaluated, the front and the chosen point."""
+    from matplotlib.figure import Figure
+
+    quality, cost = study.objectives
+    figure = Figure(figsize=(6.4, 4.2), layout='constrained')
+    axes = figure.subplots()
+    asked = list(study.asked.values())
+    axes.scatter([s[cost] for s in asked], [s[quality] for s in asked], s=12, color='0.7', label='evaluated')
+    front = [scores for _, scores in study.front()]
+    axes.plot([s[cost] for s in front], [s[quality] for s in front], 'o-', color='#0072B2', ms=4, label='front')
+    best = study.asked[chosen]
+    axes.plot([best[cost]], [best[quality]], '*', color='#D55E00', ms=14, label='chosen')
+    if dense:
+        axes.axhline(dense[quality], color='black', linewidth=0.8, linestyle='--', label='every window high')
+    axes.set(xlabel=LABELS[cost], ylabel=LABELS[quality], title='search images')
+    axes.legend(frameon=False, fontsize=8)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.png')
+    figure.savefig(temporary, dpi=150)
+    os.replace(temporary, path)
+
+
+def write_config(
+    path: Path, cfg: Config, config: Path, checkpoint: Path, chosen: Candidate, edited: bool, remark: str
+) -> None:
+    """A config with the chosen ratios that tools/test.py runs with the same checkpoint.
+
+    Args:
+        path: file to write.
+        cfg: the config of the search, with its edits.
+        config: its file, which the new one is based on.
+        checkpoint: the searched weights; becomes ``load_from``.
+        chosen: the ratios.
+        edited: ``cfg`` differs from its file (--cfg-options); then everything is spelled out.
+        remark: first line.
+    """
+    ratios = {'low_ratios': list(chosen.low_ratios), 'prune_ratios': list(chosen.prune_ratios)}
+    if edited:
+        whole = Config(cfg.to_dict())
+        whole.merge_from_dict({f'model.backbone.{name}': values for name, values in ratios.items()})
+        whole.load_from = str(checkpoint)
+        for key in ('launcher', 'work_dir', 'model_wrapper_cfg'):
+            whole.pop(key, None)
+        write_whole(path, f'# {remark}\n{whole.pretty_text}\n')
+        return
+    base = os.path.relpath(config.absolute(), path.absolute().parent)
+    backbone = ', '.join(f'{name}={values}' for name, values in ratios.items())
+    write_whole(
+        path,
+        f'# {remark}\n_base_ = [{base!r}]\n\nload_from = {str(checkpoint)!r}\n'
+        f'model = dict(backbone=dict({backbone}))\n',
+    )
