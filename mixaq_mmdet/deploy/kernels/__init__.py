@@ -4,12 +4,13 @@
     block = IntegerBlock(kernels, BlockWeights(...))
     block.run(stream, run)             # in place
 
-Grids and weights are described by the tuples of ``layouts``; whoever converts a model fills them from its quantizers.
+Grids and weights are described by the tuples of ``deploy.layouts``; whoever converts a model fills them in.
 """
 
+from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
 from .build import Kernels, load
-from .layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid, unsupported
 from .operations import IntegerBlock, IntegerEmbedding, IntegerMerging, output_norm
+from .panels import unsupported
 
 __all__ = [
     'BlockWeights',

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mixaq_mmdet.windows.assignment import Run
 
+from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights
 from .build import Kernels
-from .layouts import BlockWeights, BranchGrids, Grid, LinearWeights, PackedLinear, pack_linear, unsupported
+from .panels import PackedLinear, pack_linear, unsupported
 
 _Pair, _FloatPair = ctypes.c_void_p * 2, ctypes.c_float * 2
 _BEHIND = -1e30  # logit of a column behind the last token

@@ -7,7 +7,7 @@
 
 namespace mixaq {
 
-// See BlockWeights in layouts.py; index 0 is the high branch, 1 the low one.
+// See BlockWeights in ../../layouts.py; index 0 is the high branch, 1 the low one.
 struct Block {
   Linear qkv, proj, fc1, fc2;
   const float *gamma1[2], *beta1[2], *gamma2[2], *beta2[2];

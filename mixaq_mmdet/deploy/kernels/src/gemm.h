@@ -10,7 +10,7 @@ namespace mixaq {
 
 constexpr int kColumns = 48, kTileRows = 8;
 
-// See PackedLinear in layouts.py.
+// See PackedLinear in panels.py.
 struct Linear {
   const int8_t* panels;
   const int32_t* zero_point;  // null where weights are symmetric
