@@ -27,7 +27,7 @@ class Divergence:
     """
 
     def __init__(
-        self, detector: nn.Module, images: Sequence[dict[str, Any]], proposals: int = 100, masks: int = 20
+        self, detector: nn.Module, images: Sequence[dict[str, Any]], proposals: int = 64, masks: int = 16
     ) -> None:
         check_two_stage(detector)
         self.images = list(images)
