@@ -35,10 +35,10 @@ def find_layer(model: nn.Module, layer: str) -> tuple[str, BranchQuantizers]:
     known = quantized_layers(model)
     if not known:
         raise ValueError('--layer needs a quantized model; give a config with model.backbone.quant')
-    for name in (layer, f'{layer}.input_quant'):
+    for name in (layer, f'{layer}.input_quant', f'backbone.{layer}', f'backbone.{layer}.input_quant'):
         if name in known:
             return name, known[name]
-    part = layer.split('.')[-1]
+    part = layer.removesuffix('.input_quant')[-16:]
     similar = [name for name in known if part in name][:5] or list(known)[:5]
     raise ValueError(f'--layer {layer!r} is no quantized activation; use for example {similar}')
 
