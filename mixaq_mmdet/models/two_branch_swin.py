@@ -27,7 +27,8 @@ class TwoBranchSwin(SwinTransformer):
 
     Without quantizers it is stock Swin at any low ratio: parameters have stock names, stock files load strictly.
 
-    In eval mode the configured ratios hold, in train mode the last sampled ones if any.
+    In eval mode the configured ratios hold, in train mode the last sampled ones if any. A quantized backbone remembers
+    in the buffer ``low_trained`` that ratios were sampled: only then does training reach the low branch.
 
     Args:
         quant: quantization config (method, bits); None for float.
@@ -67,8 +68,10 @@ class TwoBranchSwin(SwinTransformer):
         self._sampled: RatioPair | None = None
         self._records: list[StageRecord] | None = None
         self.set_ratios(low_ratios, prune_ratios)
+        self.register_buffer('low_trained', None)
         if quant is not None:
             prepare(self, quant)
+            self.low_trained = torch.zeros((), dtype=torch.uint8)
 
     def _stop_shifting(self, stages: Iterable[int]) -> None:
         unknown = [stage for stage in stages if stage not in range(len(self.stages))]
@@ -103,6 +106,8 @@ class TwoBranchSwin(SwinTransformer):
     def sample_ratios(self, low: Ratios, prune: Ratios = 0.0) -> None:
         """Set the ratios of train mode until the next call of this or of :meth:`set_ratios`."""
         self._sampled = checked_ratios(low, prune, self.num_pairs)
+        if self.low_trained is not None:
+            self.low_trained.fill_(1)
 
     @contextmanager
     def record_windows(self) -> Iterator[list[StageRecord]]:
@@ -198,6 +203,8 @@ class TwoBranchSwin(SwinTransformer):
         refuse_foreign_weights(self, self._stock_names, state_dict, prefix)
         check_saved_config(self, state_dict, prefix)
         check_saved_config(self, state_dict, prefix, DETECTOR_BUFFER)
+        if self.low_trained is not None:
+            state_dict.setdefault(f'{prefix}low_trained', torch.zeros_like(self.low_trained))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

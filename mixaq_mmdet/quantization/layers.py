@@ -22,10 +22,12 @@ BRANCHES = ('high', 'low')
 class Split(Protocol):
     """Where the branches meet: ``high`` entries of dimension 0 belong to the high branch.
 
+    ``slots``, given only where dimension 0 counts tokens: token ``slots % tokens`` of its window is each of them.
     ``real``, given only where there is padding: (windows, tokens) bool, False for padding tokens.
     """
 
     high: int
+    slots: Tensor | None
     real: Tensor | None
 
 
@@ -69,16 +71,15 @@ class BranchQuantizers(nn.Module):
         return torch.where(real.unsqueeze(-1), out, x) if self.keep_padding and real is not None else out
 
     def _quantize_branches(self, x: Tensor, split: Split) -> Tensor:
-        high, low = x[: split.high], x[split.high :]
         assert self.low is not None
+        slots = getattr(split, 'slots', None)
         if torch.is_grad_enabled() or self.high.mode != 'quantize' or self.low.mode != 'quantize':
             # an empty branch is called too, so that its learned parameters get a gradient (of zero)
-            return torch.cat([self.high(high), self.low(low)])
+            return self.high.with_low(self.low, x, split.high, slots)
         out = torch.empty_like(x)
-        if len(high):
-            self.high(high, out[: split.high])
-        if len(low):
-            self.low(low, out[split.high :])
+        for quantizer, part in ((self.high, slice(split.high)), (self.low, slice(split.high, None))):
+            if len(x[part]):
+                quantizer(x[part], out[part], None if slots is None else slots[part])
         return out
 
     def _observe_branches(self, high: Tensor, low: Tensor, split: Split) -> None:
@@ -113,6 +114,7 @@ class QuantWeight(nn.Module):
     weight_quant: Quantizer | KeepFloat
     input_quant: BranchQuantizers | KeepFloat
     folded: Tensor
+    compensation: nn.Module | None
     _frozen: Tensor | None
     _added_bias: bool
 
@@ -123,6 +125,7 @@ class QuantWeight(nn.Module):
         self.register_buffer('folded', torch.zeros((), dtype=torch.uint8))
         self.weight_quant = weight_quant
         self.input_quant = input_quant
+        self.compensation = None
         self._frozen = None
         self._added_bias = add_bias and self.bias is None
         if self._added_bias:
@@ -167,11 +170,16 @@ class QuantWeight(nn.Module):
 
 
 class QuantLinear(QuantWeight, nn.Linear):
-    """Linear layer with quantized weight and input."""
+    """Linear layer with quantized weight and input; ``compensation(x, out)``, if set, corrects its output."""
 
     def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        return F.linear(self.input_quant(x, split), self.quantized_weight(), self.bias)
+        x = self.input_quant(x, split)
+        out = F.linear(x, self.quantized_weight(), self.bias)
+        # with a float weight there is nothing to compensate
+        if self.compensation is None or getattr(self.weight_quant, 'mode', None) == 'float':
+            return out
+        return self.compensation(x, out)
 
 
 class QuantConv2d(QuantWeight, nn.Conv2d):

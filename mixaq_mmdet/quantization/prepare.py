@@ -44,13 +44,17 @@ def replace_layers(root: nn.Module, method: Method, prefix: str = '') -> list[st
         The paths that the method was asked about.
     """
     paths: list[str] = []
+    window_tokens = {
+        f'{path}.': m.window_tokens for path, m in root.named_modules(prefix=prefix) if hasattr(m, 'window_tokens')
+    }
     for parent_path, parent in list(root.named_modules(prefix=prefix)):
         for name, child in list(parent.named_children()):
             path = f'{parent_path}.{name}' if parent_path else name
             if isinstance(child, nn.Linear | nn.Conv2d) and not isinstance(child, QuantWeight):
                 paths.append(path)
                 if roles := method.roles(path):
-                    setattr(parent, name, quant_layer(child, path, roles, method.needs_bias(path)))
+                    tokens = next((number for block, number in window_tokens.items() if path.startswith(block)), 1)
+                    setattr(parent, name, quant_layer(child, path, roles, method.needs_bias(path), tokens))
         if hasattr(parent, 'query_key'):
             for name in MATMUL_ROLES:
                 path = f'{parent_path}.{name}'
@@ -68,13 +72,18 @@ def check_overrides(method: Method, paths: list[str]) -> None:
             )
 
 
-def quant_layer(layer: Any, path: str, roles: dict[str, dict[str, Any]], add_bias: bool = False) -> nn.Module:
-    """The quantized twin of a Linear or Conv2d; a role that is missing stays float."""
+def quant_layer(
+    layer: Any, path: str, roles: dict[str, dict[str, Any]], add_bias: bool = False, tokens: int = 1
+) -> nn.Module:
+    """The quantized twin of a Linear or Conv2d; a role that is missing stays float.
+
+    ``tokens`` are those of a window, where the layer's input comes in window layout.
+    """
     activations = [role for role in roles_of(path) if role != 'weight']
     conv = isinstance(layer, nn.Conv2d)
     outputs, channels = layer.weight.shape[0], (layer.in_channels if conv else layer.in_features)
     weight_quant = _build(roles['weight'], f'{path}.weight', 0, outputs) if 'weight' in roles else KeepFloat()
-    inputs = _branches(roles, activations[0], path, 1 if conv else -1, channels)
+    inputs = _branches(roles, activations[0], path, 1 if conv else -1, channels, tokens)
     return (to_quant_conv2d if conv else to_quant_linear)(layer, weight_quant, inputs, add_bias)
 
 
@@ -84,23 +93,30 @@ def _quant_product(attention: Any, name: str, path: str, roles: dict[str, dict[s
     tokens = attention.window_size[0] * attention.window_size[1]
     head_channels = attention.embed_dims // attention.num_heads
     operands = [
-        (role, _branches(roles, role, path, -2 if role == 'k' else -1, tokens if role == 'attn' else head_channels))
+        (
+            role,
+            _branches(
+                roles, role, path, -2 if role == 'k' else -1, tokens if role == 'attn' else head_channels, tokens
+            ),
+        )
         for role in MATMUL_ROLES[name]
     ]
     return QuantMatmul(*operands)
 
 
-def _branches(roles: dict[str, dict[str, Any]], role: str, path: str, axis: int, channels: int) -> Any:
+def _branches(roles: dict[str, dict[str, Any]], role: str, path: str, axis: int, channels: int, tokens: int) -> Any:
     if role not in roles:
         return KeepFloat()
     config = dict(roles[role])
+    token_axis = TOKEN_AXIS.get(role, -2)
     low_bits = config.pop('low_bits', config['bits'])
 
     def make(branch: str) -> Quantizer:
         bits = low_bits if branch == 'low' else config['bits']
-        return _build({**config, 'bits': bits}, f'{path}.{role}.{branch}', axis, channels)
+        config_of_branch = {**config, 'bits': bits, 'tokens': tokens, 'token_axis': token_axis}
+        return _build(config_of_branch, f'{path}.{role}.{branch}', axis, channels)
 
-    return BranchQuantizers(make, role in BRANCH_ROLES, TOKEN_AXIS.get(role, -2), keep_padding=role in LAYER_NORM_ROLES)
+    return BranchQuantizers(make, role in BRANCH_ROLES, token_axis, keep_padding=role in LAYER_NORM_ROLES)
 
 
 def _build(config: dict[str, Any], name: str, axis: int, channels: int) -> Quantizer:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from fnmatch import fnmatchcase
 from inspect import signature
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...registry import QUANT_METHODS, lookup
 from ..functional import check_bits
@@ -22,6 +22,21 @@ OVERRIDE_KEYS = ('pattern', 'roles', 'w_bits', 'a_bits', 'low_a_bits', 'enabled'
 
 class BlockInputs(Protocol):
     """The stored inputs of one block, as a calibrator hands them to a method."""
+
+    def __len__(self) -> int:
+        """Images on this rank."""
+
+    def outputs(self, block: nn.Module, index: int) -> list[Tensor]:
+        """What the block makes of the inputs of one image, once per branch: high, then low; with gradients if on."""
+
+    def store(self) -> MutableSequence[Tensor]:
+        """A new, empty list of tensors that spills to disk past a limit."""
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Average tensors over ranks, in place."""
+
+    def tick(self) -> None:
+        """Tell the progress bar that one of the ``calibration_steps`` is done; :meth:`replay` does by itself."""
 
     def replay(self, block: nn.Module) -> None:
         """Run the block over all of them: every window through the high branch, the lowest half through the low one."""
@@ -85,6 +100,10 @@ class Method:
         configs = {role: self._config_of(module_path, role) for role in roles_of(module_path)}
         return {role: config for role, config in configs.items() if config is not None}
 
+    def bits_of(self, module_path: str) -> dict[str, int]:
+        """Bits of a layer's weight and activations, before overrides."""
+        return {'w_bits': self.w_bits, 'a_bits': self.a_bits, 'low_a_bits': self.low_a_bits}
+
     def quantizer_config(self, role: str) -> dict[str, Any]:
         """The grid of a role, without its bits: ``type`` and the options of that quantizer."""
         if role == 'weight':
@@ -107,6 +126,17 @@ class Method:
         """
         self.fit_weights(block)
         return self.fit_activations(block, inputs)
+
+    def calibration_steps(self, block: nn.Module, images: int) -> int:
+        """How often ``calibrate`` ticks for a block: by default two passes over the images."""
+        return 2 * images
+
+    def calibrate_low(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
+        """Fit the low branch of one block alone; everything else stays as it is. Returns as :meth:`calibrate`."""
+        raise ValueError(
+            f'quant.method={self.name} cannot calibrate the low branch alone: its branches are fitted together; '
+            "use branches='all'"
+        )
 
     def finalize(self, model: nn.Module) -> None:
         """Whole-model steps after the last block."""
@@ -137,7 +167,7 @@ class Method:
 
     def _config_of(self, module_path: str, role: str) -> dict[str, Any] | None:
         """Grid and bits of a role in quantizer terms, or None where an override leaves it float."""
-        chosen = {'w_bits': self.w_bits, 'a_bits': self.a_bits, 'low_a_bits': self.low_a_bits, 'enabled': True}
+        chosen = {**self.bits_of(module_path), 'enabled': True}
         grid = self.quantizer_config(role)
         for override in self.overrides:
             if not fnmatchcase(module_path, override['pattern']) or role not in override.get('roles', ROLES):

@@ -41,11 +41,15 @@ class Quantizer(nn.Module):
         channels: size of that axis.
         per_channel: one grid per channel instead of one for the tensor.
         observe_per_channel: collect statistics per channel even where the grid is for the tensor.
+        tokens: tokens of a window where the tensors come in window layout, otherwise 1.
+        token_axis: which axis of a window's tensor counts its tokens, from the end.
         name: layer and role, for messages.
     """
 
     calibrated: Tensor
     bit_width: Tensor
+    knows_slots = False
+    """Whether ``_grid`` takes a third argument: the places of tokens where dimension 0 counts tokens, not windows."""
 
     def __init__(
         self,
@@ -54,11 +58,17 @@ class Quantizer(nn.Module):
         channels: int = 1,
         per_channel: bool = False,
         observe_per_channel: bool = False,
+        tokens: int = 1,
+        token_axis: int = -2,
         name: str = 'quantizer',
     ) -> None:
         super().__init__()
         self.bits = check_bits(bits, f'{name}: bits')
         self.axis = axis if per_channel else None
+        self.channel_axis = axis
+        self.channels = channels
+        self.tokens = tokens
+        self.token_axis = token_axis
         self.shape: tuple[int, ...] = (channels,) if per_channel else ()
         self.name = name
         self.mode = 'quantize'
@@ -70,8 +80,14 @@ class Quantizer(nn.Module):
         self.register_buffer('calibrated', torch.zeros((), dtype=torch.uint8))
         self.register_buffer('bit_width', torch.tensor(self.bits, dtype=torch.uint8))
 
-    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Fake-quantize ``x`` (any shape, or empty); ``out`` is where to write, only without gradients."""
+    def forward(self, x: Tensor, out: Tensor | None = None, slots: Tensor | None = None) -> Tensor:
+        """Fake-quantize ``x`` (any shape, or empty).
+
+        Args:
+            x: the tensor.
+            out: where to write, only without gradients.
+            slots: (entries,) place of each token among windows * tokens, where dimension 0 counts tokens.
+        """
         if self.mode == 'observe':
             assert self.observer is not None
             self.observer.observe(x)
@@ -80,7 +96,16 @@ class Quantizer(nn.Module):
             return x
         if not self.ready:
             raise NotCalibratedError(self.name)
-        return self._grid(x, out)
+        return self._grid(x, out, slots) if self.knows_slots else self._grid(x, out)  # type: ignore[call-arg]
+
+    def usable(self) -> bool:
+        """Whether :meth:`forward` would fake-quantize."""
+        return self.mode == 'quantize' and self.ready
+
+    def with_low(self, low: Quantizer, x: Tensor, high: int, slots: Tensor | None = None) -> Tensor:
+        """Quantize the first ``high`` entries of ``x`` as this quantizer, the rest as ``low``; both may be empty."""
+        high_slots, low_slots = (None, None) if slots is None else (slots[:high], slots[high:])
+        return torch.cat([self(x[:high], slots=high_slots), low(x[high:], slots=low_slots)])
 
     @abstractmethod
     def _grid(self, x: Tensor, out: Tensor | None) -> Tensor:
