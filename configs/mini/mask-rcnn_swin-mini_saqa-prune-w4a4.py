@@ -1,0 +1,5 @@
+# Three tiers: of the windows drawn at an update a random share is pruned, the rest runs low.
+_base_ = ['./mask-rcnn_swin-mini_saqa-w4a4.py']
+custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+
+optim_wrapper = dict(prune=True)
