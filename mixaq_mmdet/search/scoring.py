@@ -67,9 +67,9 @@ class DetectorScorer:
         if self.quality == 'proxy':
             return {'proxy': self.feature_error()}
         metrics = evaluate(self.detector, dataloader=self.loader).metrics
-        scores = {'map': 100 * metrics['bbox_mAP']}
-        if 'segm_mAP' in metrics:
-            scores['mask_map'] = 100 * metrics['segm_mAP']
+        scores = {'map': 100 * metrics['coco/bbox_mAP']}
+        if 'coco/segm_mAP' in metrics:
+            scores['mask_map'] = 100 * metrics['coco/segm_mAP']
         return scores
 
     @torch.no_grad()

@@ -1,0 +1,93 @@
+"""search/: budget, caching, resuming and what the algorithms find, on a landscape that costs nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from landscape import Killed, Landscape, run
+
+from mixaq_mmdet.search.history import History
+from mixaq_mmdet.search.space import Candidate
+from mixaq_mmdet.search.study import checked_objectives, hypervolume, non_dominated
+from mixaq_mmdet.search.surrogate import Ridge
+
+
+@pytest.mark.parametrize('algorithm', ['nsga', 'surrogate'])
+def test_budget_is_held_and_no_candidate_is_measured_twice(algorithm):
+    landscape = Landscape()
+    study = run(None, landscape, algorithm=algorithm)
+    assert all(scores['bops'] <= 0.8 for scores in study.asked.values())
+    assert len(set(landscape.calls)) == len(landscape.calls) <= 40
+    candidate, scores = study.best()
+    assert scores['map'] == max(found['map'] for found in study.asked.values())
+    assert study.front()[-1][0] == candidate
+
+
+def test_search_beats_its_first_population():
+    few = run(None, Landscape(), generations=1, population=12)
+    many = run(None, Landscape(), generations=10, population=12)
+    assert many.best()[1]['map'] > few.best()[1]['map']
+    volumes = [hypervolume([s.values(row) for row in s.asked.values()], (-20.0, 1.0)) for s in (few, many)]
+    assert volumes[1] > 1.02 * volumes[0]
+
+
+def test_surrogate_needs_a_third_of_the_evaluations():
+    reference = (-20.0, 1.0)
+    volumes = {}
+    for algorithm, generations in (('nsga', 9), ('surrogate', 3)):
+        found = [run(None, Landscape(), algorithm=algorithm, generations=generations, seed=seed) for seed in (0, 1)]
+        volumes[algorithm] = np.mean(
+            [hypervolume([study.values(s) for s in study.asked.values()], reference) for study in found]
+        )
+    assert volumes['surrogate'] > 0.97 * volumes['nsga']
+
+
+@pytest.mark.parametrize('algorithm', ['nsga', 'surrogate'])
+@pytest.mark.parametrize('die_at', [0, 3, 17, 25])
+def test_killed_search_resumes_to_the_same_front(tmp_path, algorithm, die_at):
+    whole = run(None, Landscape(), algorithm=algorithm)
+    path = tmp_path / 'history.jsonl'
+    first = Landscape(die_at)
+    with pytest.raises(Killed):
+        run(path, first, algorithm=algorithm)
+    with open(path, 'a') as file:  # the line that was being written
+        file.write('{"low": [1, 2, 3')
+    second = Landscape()
+    resumed = run(path, second, resume=True, algorithm=algorithm)
+    assert not set(first.calls) & set(second.calls)
+    assert resumed.front() == whole.front()
+    assert list(resumed.asked) == list(whole.asked)
+    assert [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_history_of_something_else_is_refused(tmp_path):
+    path = tmp_path / 'history.jsonl'
+    History(path, {'model': 'a', 'images': ['1']}).add(Candidate((1,), (0,)), {'map': 1.0}, 0.5)
+    with pytest.raises(ValueError, match='add --resume'):
+        History(path, {'model': 'a', 'images': ['1']})
+    with pytest.raises(ValueError, match='other images, model'):
+        History(path, {'model': 'b', 'images': ['2']}, resume=True)
+    again = History(path, {'model': 'a', 'images': ['1']}, resume=True)
+    assert again.scores == {Candidate((1,), (0,)): {'map': 1.0}}
+
+
+def test_front_and_hypervolume_of_known_points():
+    points = [(1.0, 3.0), (2.0, 1.0), (2.0, 2.0), (3.0, 3.0), (1.0, 3.0)]
+    assert sorted(non_dominated(points)) == [0, 1]
+    assert hypervolume(points, (4.0, 4.0)) == pytest.approx(2 * 3 + 1 * 1)
+
+
+def test_ridge_learns_a_quadratic():
+    generator = np.random.default_rng(0)
+    genes = generator.integers(0, 9, (60, 6))
+    values = (genes**2 @ np.arange(6)) / 64.0
+    model = Ridge(genes[:40], values[:40])
+    assert np.abs(model(genes[40:]) - values[40:]).max() < 0.05 * values.std()
+
+
+@pytest.mark.parametrize('text', ['map', 'bops,map', 'map,proxy', 'map,bops,latency'])
+def test_unknown_objectives_are_refused(text):
+    with pytest.raises(ValueError, match='--objectives'):
+        checked_objectives(text)
