@@ -83,7 +83,7 @@ def write_tiny_coco(root: str | Path, num_images: int = 4, size: int = IMAGE_SIZ
 
 def tiny_mask_rcnn(**backbone: Any) -> Config:
     """The ``model`` of the stock Mask R-CNN config with an 8-channel Swin; keywords are edits to ``model.backbone``."""
-    model = Config.fromfile(_stock('_base_/models/mask-rcnn_r50_fpn.py')).model
+    model = Config.fromfile(stock_config('_base_/models/mask-rcnn_r50_fpn.py')).model
     model.backbone = {
         'type': 'SwinTransformer',
         'embed_dims': 8,
@@ -110,7 +110,8 @@ def tiny_mask_rcnn(**backbone: Any) -> Config:
     return model
 
 
-def _stock(path: str) -> str:
+def stock_config(path: str) -> str:
+    """Path of a config that mmdet ships."""
     return str(Path(find_spec('mmdet').origin).parent / '.mim' / 'configs' / path)
 
 
@@ -136,7 +137,7 @@ def _dataloader(root: Path, pipeline: list[dict], train: bool) -> dict[str, Any]
 def tiny_config(root: str | Path, work_dir: str | Path, **top_level: Any) -> Config:
     """A config that trains two epochs on ``write_tiny_coco(root)``; keywords replace or merge into top-level keys."""
     root = Path(root).resolve()
-    cfg = Config.fromfile(_stock('_base_/default_runtime.py'))
+    cfg = Config.fromfile(stock_config('_base_/default_runtime.py'))
     load = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True}]
     train_pipeline = [*load, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
     meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')

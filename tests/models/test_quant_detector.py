@@ -4,11 +4,15 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from tiny_detector import tiny_mask_rcnn
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from tiny_detector import stock_config, tiny_mask_rcnn
 from torch import nn
 
 from mixaq_mmdet.engine.calibration import Calibrator, uncalibrated
 from mixaq_mmdet.quantization import QuantConv2d, QuantLinear, quantizer_mode
+
+register_all_modules()
 
 HEADS = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8}
 
@@ -17,6 +21,19 @@ def detector(heads=HEADS, swin='TwoBranchSwin', **backbone):
     cfg = tiny_mask_rcnn(type=swin, **backbone)
     if heads is not None:
         cfg.update(type='QuantDetector', base=cfg.type, detector_quant=heads)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    return model.eval()
+
+
+def other_detector(path, **edits):
+    """A stock detector that is no Mask R-CNN, on the same tiny backbone, as QuantDetector."""
+    whole = Config.fromfile(stock_config(path))
+    whole.merge_from_dict({f'model.{key}': value for key, value in edits.items()})
+    cfg = whole.model
+    cfg.backbone = {**tiny_mask_rcnn(type='TwoBranchSwin').backbone, 'out_indices': cfg.neck.pop('read')}
+    cfg.update(type='QuantDetector', base=cfg.type, detector_quant=HEADS)
     torch.manual_seed(0)
     model = MODELS.build(cfg)
     model.init_weights()
@@ -74,6 +91,36 @@ def test_both_scopes_together():
     names = calibrator.run(batches(1))
     assert not uncalibrated(model)
     assert {name.split('.')[0] for name in names} == {'patch_embed', 'stages', 'neck', 'rpn_head', 'roi_head'}
+
+
+def test_one_stage_detector():
+    neck = {'neck.in_channels': [16, 32, 64], 'neck.out_channels': 8, 'neck.start_level': 0, 'neck.read': (1, 2, 3)}
+    head = {'in_channels': 8, 'feat_channels': 8, 'stacked_convs': 1, 'num_classes': 3}
+    edits = {f'bbox_head.{key}': value for key, value in head.items()}
+    model = other_detector('_base_/models/retinanet_r50_fpn.py', **neck, **edits)
+    replaced = {name for name, m in model.named_modules() if isinstance(m, QuantConv2d | QuantLinear)}
+    assert {'bbox_head.cls_convs.0.conv', 'bbox_head.retina_cls', 'bbox_head.retina_reg'} <= replaced
+    assert min(Calibrator(model).run(batches()).values()) > 20
+    assert not uncalibrated(model)
+    model.test_step(batches(1)[0])
+
+
+def test_heads_of_the_detr_family_stay_float_and_say_so(capsys):
+    edits = {'num_queries': 5, 'neck.in_channels': [64], 'neck.out_channels': 16, 'neck.read': (3,)}
+    for part in ('encoder', 'decoder'):
+        layer = f'{part}.layer_cfg'
+        edits |= {f'{part}.num_layers': 1, f'{layer}.self_attn_cfg.embed_dims': 16}
+        edits |= {f'{layer}.ffn_cfg.embed_dims': 16, f'{layer}.ffn_cfg.feedforward_channels': 16}
+    edits |= {'decoder.layer_cfg.cross_attn_cfg.embed_dims': 16, 'positional_encoding.num_feats': 8}
+    edits |= {'bbox_head.embed_dims': 16, 'bbox_head.num_classes': 3, 'test_cfg.max_per_img': 5}
+    model = other_detector('detr/detr_r50_8xb2-150e_coco.py', **edits)
+    assert 'the heads of DETR stay float, quantized are: neck' in capsys.readouterr().out
+    replaced = {name for name, m in model.named_modules() if isinstance(m, QuantConv2d | QuantLinear)}
+    assert replaced
+    assert all(name.startswith('neck.') for name in replaced)
+    Calibrator(model).run(batches(1))
+    assert not uncalibrated(model)
+    model.test_step(batches(1)[0])
 
 
 def test_its_file_is_refused_by_a_plain_detector_and_by_other_bits():
