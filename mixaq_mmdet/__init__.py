@@ -10,7 +10,7 @@ if not doctor.doctor_is_running():
         from . import compat
 
         compat.prepare_host()
-        from . import engine, models  # noqa: F401  (importing registers)
+        from . import deploy, engine, models  # noqa: F401  (importing registers)
     except Exception as error:  # a broken stack raises whatever it likes: AssertionError, OSError, RuntimeError
         raise ImportError(
             f'mixaq_mmdet could not load: {type(error).__name__}: {error}. Run `{doctor.COMMAND}` for a diagnosis.'

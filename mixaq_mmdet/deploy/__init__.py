@@ -1,1 +1,5 @@
-"""Integer inference: the calibrated model as integer modules."""
+"""Deployment: a calibrated backbone as integers, and what runs it."""
+
+from .integer_swin import IntegerSwin
+
+__all__ = ['IntegerSwin']

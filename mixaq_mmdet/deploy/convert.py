@@ -1,0 +1,150 @@
+"""From a calibrated two-branch backbone to integer tensors: packed weight codes, grids, norms.
+
+A converted backbone is a state dict of its own: a header (JSON as a uint8 tensor: format, version, grids, sizes) and
+tensors. Nothing in it is code, so that ``torch.load(weights_only=True)`` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.quantization import DETECTOR_BUFFER
+from mixaq_mmdet.quantization.functional import quantize
+from mixaq_mmdet.quantization.layers import BranchQuantizers, QuantWeight
+from mixaq_mmdet.quantization.quantizers.base import Quantizer
+from mixaq_mmdet.quantization.quantizers.logarithmic import Log2Quantizer
+from mixaq_mmdet.quantization.quantizers.uniform import UniformQuantizer
+
+from .packing import pack_codes
+
+FORMAT = 'mixaq_mmdet.integer_swin'
+VERSION = 1
+HEADER = 'integer_header'
+BRANCHES = ('high', 'low')
+
+
+def convert_backbone(backbone: nn.Module) -> dict[str, Tensor]:
+    """The integer state of a calibrated backbone, all tensors on the CPU.
+
+    Raises:
+        ValueError: for a model that is not quantized, not calibrated, or holds tensors that integers cannot express.
+    """
+    check_convertible(backbone)
+    header: dict[str, Any] = {'format': FORMAT, 'version': VERSION, 'layers': {}, 'blocks': {}}
+    state: dict[str, Tensor] = {}
+    _add_linear(state, header, 'patch_embed.projection', backbone.patch_embed.projection)
+    _add_norm(state, 'patch_embed.norm', backbone.patch_embed.norm)
+    if backbone.use_abs_pos_embed:
+        state['absolute_pos_embed'] = backbone.absolute_pos_embed
+    for number, stage in enumerate(backbone.stages):
+        for index, block in enumerate(stage.blocks):
+            _add_block(state, header, f'stages.{number}.blocks.{index}', block)
+        if stage.downsample is not None:
+            path = f'stages.{number}.downsample'
+            _add_linear(state, header, f'{path}.reduction', stage.downsample.reduction)
+            _add_norm(state, f'{path}.norm', stage.downsample.norm)
+    for index in backbone.out_indices:
+        _add_norm(state, f'norm{index}', getattr(backbone, f'norm{index}'))
+    state = {name: value.detach().cpu().clone() for name, value in state.items()}
+    return {HEADER: torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8), **state}
+
+
+def check_convertible(backbone: nn.Module) -> None:
+    """Raise a ValueError that names what stands against a conversion, and the remedy."""
+    if not isinstance(backbone, TwoBranchSwin) or getattr(backbone, 'quant_method', None) is None:
+        raise ValueError(
+            'model.backbone is no quantized TwoBranchSwin; give the config a type="TwoBranchSwin" and quant=dict(...), '
+            'and a checkpoint that was calibrated or trained with it'
+        )
+    if hasattr(backbone, DETECTOR_BUFFER):
+        raise ValueError(
+            'model.detector_quant: neck and heads do not convert; calibrate the backbone alone, without QuantDetector'
+        )
+    missing = [q.name for q in backbone.modules() if isinstance(q, Quantizer) and not q.ready]
+    if missing:
+        raise ValueError(
+            f'the model is not calibrated: {len(missing)} quantizers have no range, among them {missing[0]}; run '
+            'tools/train.py with train_cfg=dict(type="PTQLoop") and convert the checkpoint that it writes'
+        )
+
+
+def _add_block(state: dict[str, Tensor], header: dict[str, Any], path: str, block: Any) -> None:
+    attention, (fc1, fc2) = block.attn.w_msa, (block.ffn.layers[0][0], block.ffn.layers[1])
+    if not isinstance(block.ffn.layers[0][1], nn.GELU) or not isinstance(block.ffn.gamma2, nn.Identity):
+        raise ValueError(f'{path}: only FFNs with GELU and without layer scale convert')
+    layers = {'qkv': attention.qkv, 'proj': attention.proj, 'fc1': fc1, 'fc2': fc2}
+    inputs = {f'{name}_in': layer.input_quant for name, layer in layers.items()}
+    for name, product in (('q, k', attention.query_key), ('attn, v', attention.attention_value)):
+        if product is None:
+            raise ValueError(f'{path}: {name} stay float; drop the override that leaves them so')
+        inputs.update(product.operands.items())
+    for name, layer in layers.items():
+        _add_linear(state, header, f'{path}.{name}', layer)
+    grids = [
+        {role: describe_grid(pick_branch(q, branch), path, role) for role, q in inputs.items()} for branch in BRANCHES
+    ]
+    header['blocks'][path] = {
+        'grids': grids,
+        'heads': attention.num_heads,
+        'scale': attention.scale,
+        'epsilon': block.norm1.eps,
+    }
+    for name in ('norm1', 'norm2'):
+        norms = (getattr(block, name), getattr(block, f'{name}_low'))
+        state[f'{path}.{name}.weight'] = torch.stack([norm.weight for norm in norms])
+        state[f'{path}.{name}.bias'] = torch.stack([norm.bias for norm in norms])
+    state[f'{path}.position_bias'] = attention.biases(0)[0]
+    padding = torch.zeros(attention.embed_dims) if block.pad_value is None else block.pad_value
+    with torch.no_grad():
+        qkv = attention.qkv
+        state[f'{path}.pad_qkv'] = nn.functional.linear(padding.to(qkv.weight), qkv.quantized_weight(), qkv.bias)
+
+
+def _add_linear(state: dict[str, Tensor], header: dict[str, Any], path: str, layer: Any) -> None:
+    """Packed codes with their grid; the grid of a layer outside blocks comes along in the header."""
+    if not isinstance(layer, QuantWeight) or not isinstance(layer.weight_quant, UniformQuantizer):
+        raise ValueError(f'{path}: the weight has no uniform grid; convert models of MinMax, Percentile, MSE or RepQ')
+    quantizer = layer.weight_quant
+    codes = quantize(layer.weight.detach(), quantizer.scale, quantizer.zero_point, quantizer.bits, quantizer.axis)
+    rows = layer.weight.shape[0]
+    state[f'{path}.codes'] = pack_codes(codes.cpu(), quantizer.bits)
+    state[f'{path}.scale'] = quantizer.scale.expand(rows)
+    state[f'{path}.zero_point'] = quantizer.zero_point.expand(rows).to(torch.int16)
+    state[f'{path}.bias'] = torch.zeros(rows) if layer.bias is None else layer.bias
+    entry: dict[str, Any] = {'bits': quantizer.bits, 'shape': list(layer.weight.shape)}
+    if '.blocks.' not in path:
+        entry['grid'] = describe_grid(pick_branch(layer.input_quant, 'high'), path, 'input')
+    header['layers'][path] = entry
+
+
+def _add_norm(state: dict[str, Tensor], path: str, norm: nn.Module | None) -> None:
+    if norm is not None:
+        state.update({f'{path}.{name}': value for name, value in norm.named_parameters()})
+
+
+def pick_branch(quantizers: Any, branch: str) -> Quantizer | None:
+    """The quantizer of a branch, the high one where there is no other; None where the tensor stays float."""
+    if not isinstance(quantizers, BranchQuantizers):
+        return None
+    return quantizers.branches().get(branch, quantizers.high)
+
+
+def describe_grid(quantizer: Quantizer | None, path: str, role: str) -> dict[str, Any]:
+    """Scale, zero point, bits, and steps per octave (0: uniform)."""
+    if isinstance(quantizer, UniformQuantizer) and quantizer.axis is None:
+        zero_point, steps = int(quantizer.zero_point), 0
+    elif isinstance(quantizer, Log2Quantizer) and role == 'attn':
+        zero_point, steps = 0, quantizer.steps_per_octave
+    else:
+        kind = 'float' if quantizer is None else type(quantizer).__name__
+        raise ValueError(
+            f'{path}: {role} is {kind}, which has no integer form here; convert models of MinMax, Percentile, MSE or '
+            'RepQ with per-tensor activation grids and without enabled=False overrides'
+        )
+    scale = float(quantizer.scale)
+    return {'scale': scale, 'zero_point': zero_point, 'bits': quantizer.bits, 'steps_per_octave': steps}

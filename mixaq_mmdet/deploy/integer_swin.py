@@ -1,0 +1,202 @@
+"""IntegerSwin: the converted backbone, in the place of TwoBranchSwin in a config."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.models.two_branch_attention import kind_masks
+from mixaq_mmdet.models.two_branch_stage import TwoBranchStage
+from mixaq_mmdet.registry import MODELS
+from mixaq_mmdet.windows.assignment import Assignment
+
+from .convert import FORMAT, HEADER, VERSION
+from .layers import NO_WEIGHTS, IntegerLinear, IntegerPatches, read_block, read_grid, read_linear
+from .tiers import ENGINES, TierPlan, plan_tiers
+
+CONVERT_ANEW = 'run tools/deploy.py convert again'
+
+
+class IntegerSwinBlock(nn.Module):
+    """A block in its stage: what the stage asks it for, and an engine that runs its windows.
+
+    Args:
+        window: side of a window in tokens.
+        shift: how far its windows are shifted.
+        hidden: hidden channels of its FFN.
+    """
+
+    def __init__(self, window: int, shift: int, hidden: int) -> None:
+        super().__init__()
+        self.attn = SimpleNamespace(window_size=window, shift_size=shift)
+        self.ffn = SimpleNamespace(feedforward_channels=hidden)
+        self.engine: Any = None
+
+    def forward(self, x: Tensor, assignment: Assignment) -> Tensor:
+        """Run the kept windows, (B, H * W, C) to the same."""
+        if self.engine is None:
+            raise ValueError(NO_WEIGHTS)
+        batch, length, channels = x.shape
+        stream = x.reshape(batch * length, channels).clone()
+        for run in assignment.runs:
+            self.engine.run(stream, run)
+        return stream.view(batch, length, channels)
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        """The backbone reads the file and fills its blocks."""
+
+
+class IntegerStage(TwoBranchStage):
+    """A stage whose engine may want all kept windows at once, because it cuts them to fit the cache itself."""
+
+    whole_runs = False
+
+    @classmethod
+    def convert(cls, stage: TwoBranchStage, index: int) -> IntegerStage:
+        """Turn a stage into this class with empty blocks."""
+        stage.__class__ = cls
+        stage.index = index
+        stage.blocks = nn.ModuleList(_empty_block(block) for block in stage.blocks)
+        if stage.downsample is not None:
+            stage.downsample.reduction = IntegerLinear()
+        return stage
+
+    def _windows_per_run(self, x: Tensor) -> int | None:
+        return None if self.whole_runs else super()._windows_per_run(x)
+
+
+@MODELS.register_module()
+class IntegerSwin(TwoBranchSwin):
+    """A converted TwoBranchSwin: integer weights and products, the same windows, tiers from the config.
+
+    It has no parameters and cannot be trained. Its weights come from a file that ``tools/deploy.py convert`` wrote.
+
+    Args:
+        engine: 'auto' takes the kernels where they run, 'torch' is exact and portable, 'kernels' insists.
+        **kwargs: arguments of TwoBranchSwin except ``quant``, which the file knows.
+    """
+
+    def __init__(self, *args: Any, engine: str = 'auto', **kwargs: Any) -> None:
+        if kwargs.pop('quant', None) is not None:
+            raise ValueError('IntegerSwin takes no quant: the grids are in the converted file; drop the key')
+        if engine not in ENGINES:
+            raise ValueError(f'engine={engine!r} is unknown; use one of {list(ENGINES)}')
+        super().__init__(*args, **{**kwargs, 'init_cfg': None})
+        self.engine = engine
+        self.plan: TierPlan | None = None
+        self._state: dict[str, Tensor] = {}
+        conv = self.patch_embed.projection
+        self.patch_embed.projection = IntegerPatches(conv.kernel_size, conv.stride)
+        for index, stage in enumerate(self.stages):
+            IntegerStage.convert(stage, index)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def init_weights(self) -> None:
+        """Nothing to do: the weights are the file's."""
+
+    def train(self, mode: bool = True) -> IntegerSwin:
+        """It stays in eval mode: integers are not trained."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """As TwoBranchSwin, on a CPU and in float32 between the integer products."""
+        if x.device.type != 'cpu':
+            raise ValueError(f'IntegerSwin runs on CPUs, and the images are on {x.device}; move them and the model')
+        return super().forward(x.float())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Take over an integer state; float norms below this module load themselves."""
+        state = {name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)}
+        header = read_header(state)
+        try:
+            self._fill(header, state)
+        except KeyError as error:
+            raise ValueError(f'the integer file lacks {error}; {CONVERT_ANEW}') from error
+        self._state = state
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination.update({prefix + name: value for name, value in self._state.items()})
+
+    def _fill(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:
+        self._check_architecture(header, state)
+        blocks = {}
+        for number, stage in enumerate(self.stages):
+            for index, block in enumerate(stage.blocks):
+                path = f'stages.{number}.blocks.{index}'
+                blocks[path] = read_block(header, state, path, _biases(state[f'{path}.position_bias'], block.attn))
+        self.plan = plan_tiers(list(blocks.values()), self.engine)
+        for path, weights in blocks.items():
+            self.get_submodule(path).engine = self.plan.make_block(weights)
+        for stage in self.stages:
+            stage.whole_runs = self.plan.engine == 'kernels'
+        for path, layer in self.named_modules():
+            if isinstance(layer, IntegerLinear):
+                layer.fill(read_linear(header, state, path), read_grid(header['layers'][path]['grid']))
+        if self.use_abs_pos_embed:
+            self.absolute_pos_embed.copy_(state['absolute_pos_embed'])
+        print_log(f'IntegerSwin: {self.plan.line}', 'current')
+
+    def _check_architecture(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:
+        """Compare blocks, channels and windows of the config with those of the file."""
+        channels = self.patch_embed.embed_dims
+        for number, stage in enumerate(self.stages):
+            blocks = {path for path in header['blocks'] if path.startswith(f'stages.{number}.')}
+            window = stage.window_size**2
+            here = (len(stage.blocks), channels * 2**number, window)
+            paths = [f'stages.{number}.blocks.{index}' for index in range(len(stage.blocks))]
+            found = [
+                (len(blocks), header['layers'][f'{p}.proj']['shape'][0], state[f'{p}.position_bias'].shape[-1])
+                for p in paths
+                if p in blocks
+            ]
+            if not found or any(there != here for there in found):
+                raise ValueError(
+                    f'stage {number} of the config has (blocks, channels, tokens of a window) {here}, the file '
+                    f'{found[0] if found else "no such stage"}; use the config that tools/deploy.py convert wrote'
+                )
+
+
+def read_header(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The header of an integer state.
+
+    Raises:
+        ValueError: for a state that is none, or of a version that this package does not know.
+    """
+    if HEADER not in state:
+        raise ValueError(
+            'the checkpoint holds no integer backbone; run tools/deploy.py convert CONFIG CKPT -o FILE on it and load '
+            'FILE, or use type="TwoBranchSwin"'
+        )
+    try:
+        header = json.loads(bytes(state[HEADER].tolist()).decode())
+    except ValueError as error:
+        raise ValueError(f'the header of the integer file cannot be read; {CONVERT_ANEW}') from error
+    if header.get('format') != FORMAT:
+        raise ValueError(f'the integer file has format {header.get("format")!r}, not {FORMAT!r}; {CONVERT_ANEW}')
+    if header['version'] > VERSION:
+        raise ValueError(
+            f'the integer file has version {header["version"]}, this package knows up to {VERSION}; update '
+            f'mixaq_mmdet, or {CONVERT_ANEW}'
+        )
+    return header
+
+
+def _empty_block(block: nn.Module) -> IntegerSwinBlock:
+    return IntegerSwinBlock(block.attn.window_size, block.attn.shift_size, block.ffn.feedforward_channels)
+
+
+def _biases(bias: Tensor, attention: Any) -> Tensor:
+    """Position bias (heads, tokens, tokens) plus shift mask: (1 or kinds, heads, tokens, tokens)."""
+    if not attention.shift_size:
+        return bias.unsqueeze(0)
+    masks = kind_masks(attention.window_size, attention.shift_size, bias.device, bias.dtype)
+    return bias.unsqueeze(0) + masks.unsqueeze(1)

@@ -1,0 +1,109 @@
+"""Integer layers outside the blocks, and the reading of layers from an integer state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
+from .packing import unpack_codes
+from .products import ExactLinear, steps_of
+
+Header = dict[str, Any]
+OFFSET = 128
+NO_WEIGHTS = 'IntegerSwin has no weights yet; load a file that tools/deploy.py convert wrote'
+
+
+def read_linear(header: Header, state: dict[str, Tensor], path: str) -> LinearWeights:
+    """A layer with its codes in int8: minus the zero point where that fits a row, else minus 128."""
+    entry = header['layers'][path]
+    outputs, *inputs = entry['shape']
+    codes = unpack_codes(state[f'{path}.codes'], entry['bits'], (outputs, int(torch.tensor(inputs).prod())))
+    zero_point = state[f'{path}.zero_point'].to(torch.int16)
+    steps = codes - zero_point.unsqueeze(1)
+    fits = ((steps >= -OFFSET) & (steps < OFFSET)).all(1)
+    shift = torch.where(fits, zero_point, OFFSET)
+    return LinearWeights(
+        codes=(codes - shift.unsqueeze(1)).to(torch.int8),
+        scale=state[f'{path}.scale'].float(),
+        zero_point=(zero_point - shift).to(torch.int32),
+        bias=state[f'{path}.bias'].float(),
+    )
+
+
+def read_block(header: Header, state: dict[str, Tensor], path: str, bias: Tensor) -> BlockWeights:
+    """A block; ``bias`` is (1 or kinds, heads, tokens, tokens), position bias plus shift mask."""
+    entry = header['blocks'][path]
+    layers = {name: read_linear(header, state, f'{path}.{name}') for name in ('qkv', 'proj', 'fc1', 'fc2')}
+    norms = {
+        name: (state[f'{path}.{name}.weight'].float(), state[f'{path}.{name}.bias'].float())
+        for name in ('norm1', 'norm2')
+    }
+    high, low = (_read_grids(grids) for grids in entry['grids'])
+    return BlockWeights(
+        **layers,
+        **norms,
+        bias=bias,
+        pad_qkv=state[f'{path}.pad_qkv'].float(),
+        grids=(high, low),
+        num_heads=entry['heads'],
+        scale=entry['scale'],
+        epsilon=entry['epsilon'],
+    )
+
+
+def read_grid(entry: dict[str, Any]) -> Grid:
+    """A uniform grid."""
+    return Grid(entry['scale'], entry['zero_point'], entry['bits'])
+
+
+def _read_grids(entries: dict[str, dict[str, Any]]) -> BranchGrids:
+    uniform = {role: read_grid(entry) for role, entry in entries.items() if role != 'attn'}
+    attn = entries['attn']
+    probabilities = ProbabilityGrid(attn['steps_per_octave'], attn['scale'], attn['zero_point'], attn['bits'])
+    return BranchGrids(**uniform, attn=probabilities)
+
+
+class IntegerLinear(nn.Module):
+    """Takes the place of an ``nn.Linear`` with one input grid; empty until filled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid: Grid | None = None
+        self.product: ExactLinear | None = None
+
+    def fill(self, weights: LinearWeights, grid: Grid) -> None:
+        """Take over a layer and the grid of its input."""
+        self.grid, self.product = grid, ExactLinear(weights, grid.bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        if self.grid is None or self.product is None:
+            raise ValueError(NO_WEIGHTS)
+        return self.product(steps_of(x, self.grid), self.grid.scale)
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        """The backbone reads the file and fills its layers."""
+
+
+class IntegerPatches(IntegerLinear):
+    """Takes the place of the patch embedding's convolution.
+
+    Args:
+        kernel_size: sides of a patch.
+        stride: step between patches.
+    """
+
+    def __init__(self, kernel_size: tuple[int, int], stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, channels, H, W) to (B, N, H', W')."""
+        patches = F.unfold(x, self.kernel_size, stride=self.stride).transpose(1, 2)
+        sides = zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        height, width = ((size - kernel) // stride + 1 for size, kernel, stride in sides)
+        return super().forward(patches).transpose(1, 2).reshape(x.shape[0], -1, height, width)

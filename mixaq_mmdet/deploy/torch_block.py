@@ -1,0 +1,90 @@
+"""A Swin block on integers in plain torch: what runs where the kernels cannot, and what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixaq_mmdet.models.window_attention import merge_heads, split_heads
+from mixaq_mmdet.windows.assignment import Run
+
+from .layouts import BlockWeights, BranchGrids
+from .products import ExactLinear, probability_values, steps_of
+
+
+class TorchBlock:
+    """The same interface as ``kernels.IntegerBlock``."""
+
+    def __init__(self, weights: BlockWeights) -> None:
+        self.weights = weights
+        self.tokens = weights.bias.shape[-1]
+        names = ('qkv', 'proj', 'fc1', 'fc2')
+        widest = {name: max(getattr(grids, f'{name}_in').bits for grids in weights.grids) for name in names}
+        self.layers = {name: ExactLinear(getattr(weights, name), widest[name]) for name in names}
+
+    def run(self, stream: Tensor, run: Run) -> None:
+        """Work on the windows of ``run``, in place.
+
+        Args:
+            stream: (B * H * W, C) float32 residual stream.
+            run: which rows of it, in which branch.
+        """
+        tokens = stream[run.rows]
+        tokens += self._attend(tokens, run)
+        tokens += self._feed_forward(tokens, run)
+        stream.index_copy_(0, run.rows, tokens)
+
+    def _attend(self, tokens: Tensor, run: Run) -> Tensor:
+        qkv = self._normalised(tokens, run, 'qkv', self.weights.norm1)
+        if run.slots is not None:
+            assert self.weights.pad_qkv is not None
+            spread = self.weights.pad_qkv.repeat(run.windows * self.tokens, 1)
+            qkv = spread.index_copy_(0, run.slots, qkv)
+        qkv = qkv.view(run.windows, self.tokens, -1)
+        attended = torch.empty((run.windows, self.tokens, tokens.shape[1]))
+        for start, stop, kind in run.segments:
+            for first, last, branch in _parts(run.high_windows, start, stop):
+                grids, bias = self.weights.grids[branch], self.weights.bias[kind]
+                attended[first:last] = self._attend_windows(qkv[first:last], bias, grids)
+        attended = attended.flatten(0, 1)
+        attended = attended if run.slots is None else attended[run.slots]
+        return self._by_branch(attended, run, 'proj')
+
+    def _attend_windows(self, qkv: Tensor, bias: Tensor, grids: BranchGrids) -> Tensor:
+        """(windows, tokens, 3 * C) to (windows, tokens, C)."""
+        q, k, v = split_heads(qkv, self.weights.num_heads)
+        q, k, v = steps_of(q * self.weights.scale, grids.q), steps_of(k, grids.k), steps_of(v, grids.v)
+        logits = (q @ k.transpose(-2, -1)).mul_(grids.q.scale * grids.k.scale).add_(bias)
+        attention, step = probability_values(logits.softmax(-1), grids.attn)
+        return merge_heads((attention @ v).mul_(step * grids.v.scale))
+
+    def _feed_forward(self, tokens: Tensor, run: Run) -> Tensor:
+        hidden = F.gelu(self._normalised(tokens, run, 'fc1', self.weights.norm2))
+        return self._by_branch(hidden, run, 'fc2')
+
+    def _normalised(self, tokens: Tensor, run: Run, name: str, norm: tuple[Tensor, Tensor]) -> Tensor:
+        """The layer ``name`` on each branch's norm of its tokens."""
+        parts = []
+        for first, last, branch in _parts(run.high_tokens, 0, len(tokens)):
+            gamma, beta = norm[0][branch], norm[1][branch]
+            x = F.layer_norm(tokens[first:last], tokens.shape[1:], gamma, beta, self.weights.epsilon)
+            parts.append(self._quantized(name, x, branch))
+        return torch.cat(parts)
+
+    def _by_branch(self, x: Tensor, run: Run, name: str) -> Tensor:
+        return torch.cat([self._quantized(name, x[a:b], branch) for a, b, branch in _parts(run.high_tokens, 0, len(x))])
+
+    def _quantized(self, name: str, x: Tensor, branch: int) -> Tensor:
+        grid = getattr(self.weights.grids[branch], f'{name}_in')
+        return self.layers[name](steps_of(x, grid), grid.scale)
+
+
+def _parts(high: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The non-empty parts of ``start:stop`` in the high branch (0) and in the low one (1)."""
+    middle = min(max(high, start), stop)
+    for first, last, branch in ((start, middle, 0), (middle, stop, 1)):
+        if first < last:
+            yield first, last, branch

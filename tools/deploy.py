@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Turn a calibrated detector into one whose backbone computes with integers.
+
+    python tools/deploy.py convert CONFIG CKPT -o FILE
+
+FILE holds the whole detector, and a config of the same name (FILE with the ending .py) runs it:
+python tools/test.py FILE.py FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
+from mixaq_mmdet.deploy.files import convert_detector
+from mixaq_mmdet.engine import command_line
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subparsers = parser.add_subparsers(dest='command', required=True)
+    convert = subparsers.add_parser('convert', help='integer weights and products for the backbone')
+    convert.add_argument('config', help='config that the checkpoint was calibrated or trained with')
+    convert.add_argument('checkpoint', help='calibrated checkpoint')
+    convert.add_argument('-o', '--out', required=True, type=Path, metavar='FILE', help='where to write the detector')
+    command_line.add_config_arguments(convert)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        cfg = command_line.load_config(args)
+        checkpoint = command_line.check_checkpoint(args.checkpoint, 'checkpoint')
+        config = convert_detector(cfg, checkpoint, args.out)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+    print(
+        f'wrote {args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)\nrun: python tools/test.py {config} {args.out}'
+    )
+
+
+if __name__ == '__main__':
+    main()
