@@ -16,13 +16,16 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from mixaq_mmdet.models.two_branch_block import LOW_NORMS
 from mixaq_mmdet.models.two_branch_stage import Ranking, StageInput
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
 from mixaq_mmdet.quantization import Method, Quantizer, QuantWeight
+from mixaq_mmdet.quantization.methods import BlockInputs
 
 from .calibration_inputs import Replay, TensorStore
+from .calibration_journal import BlockJournal
 
-PASSES = 3  # two of observation, one on to the next block: what the progress bar counts
+BRANCHES = ('all', 'low')
 
 
 @dataclass
@@ -52,6 +55,22 @@ def uncalibrated(model: nn.Module) -> list[Quantizer]:
     return [m for m in model.modules() if isinstance(m, Quantizer) and not m.ready and m not in unused]
 
 
+def check_branches(branches: str) -> str:
+    """Return ``branches``; anything but 'all' and 'low' is a ValueError."""
+    if branches not in BRANCHES:
+        raise ValueError(f'branches={branches!r} is unknown; use one of {list(BRANCHES)}')
+    return branches
+
+
+@torch.no_grad()
+def copy_low_norms(block: Any) -> None:
+    """Give the low branch of a two-branch block the high one's norms."""
+    for low, high in LOW_NORMS.items():
+        if hasattr(block, low):
+            for target, source in zip(getattr(block, low).parameters(), getattr(block, high).parameters(), strict=True):
+                target.copy_(source)
+
+
 class Calibrator:
     """Calibrates a model in place.
 
@@ -59,9 +78,19 @@ class Calibrator:
         model: a detector, a classifier or a bare TwoBranchSwin; a distributed wrapper is looked through.
         store_limit: bytes of stored block inputs that stay in memory; more are spilled to disk.
         tick: called after each image and pass, for progress.
+        journal: where finished blocks are kept and found again; None keeps none.
+        branches: 'all'; or 'low': the low branch anew after training that never ran it. Its norms are copied from the
+            high ones and its quantizers fitted, everything else stays as it is.
     """
 
-    def __init__(self, model: nn.Module, store_limit: int = 4 << 30, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        store_limit: int = 4 << 30,
+        tick: Callable[[], None] = lambda: None,
+        journal: BlockJournal | None = None,
+        branches: str = 'all',
+    ) -> None:
         self.model: Any = model.module if is_model_wrapper(model) else model
         self.backbone = quantized_backbone(self.model)
         self.head_method: Method | None = getattr(self.model, 'detector_quant_method', None)
@@ -70,18 +99,37 @@ class Calibrator:
                 'model has nothing to calibrate; set quant=dict(method=...) in a TwoBranchSwin backbone, or use '
                 "type='QuantDetector' with detector_quant"
             )
+        self.branches = check_branches(branches)
+        if branches == 'low':
+            if self.backbone is None:
+                raise ValueError("branches='low' needs a quantized TwoBranchSwin backbone; use branches='all'")
+            self.head_method = None  # heads have no low branch
         self.store_limit = store_limit
         self.tick = tick
+        self.journal = journal
         self.noise: dict[str, float] = {}
+        self._fitted = 0
+
+    @property
+    def configs(self) -> list[dict[str, Any]]:
+        """Full configs of the methods at work."""
+        methods = [None if self.backbone is None else self.backbone.quant_method, self.head_method]
+        return [method.config for method in methods if method is not None]
 
     def steps(self, images: int) -> int:
         """How often ``tick`` will be called for ``images`` images on this rank."""
-        blocks = 0
+        total = 0
         if self.backbone is not None:
-            used = self.backbone.stages[: max(self.backbone.out_indices) + 1]
-            blocks = 1 + sum(len(stage.blocks) + (stage.downsample is not None) for stage in used)
-        groups = len(self._groups()) if self.head_method is not None else 0
-        return images * (blocks * PASSES + groups * 2)
+            blocks: list[nn.Module] = [self.backbone.patch_embed]
+            for stage in self.backbone.stages[: max(self.backbone.out_indices) + 1]:
+                blocks += [*stage.blocks] if stage.downsample is None else [*stage.blocks, stage.downsample]
+            method = self.backbone.quant_method
+            # one more pass on to the next block
+            total += sum(method.calibration_steps(block, images) + images for block in blocks)
+        if self.head_method is not None:
+            groups = [nn.ModuleList(layers) for layers in self._groups().values()]
+            total += sum(self.head_method.calibration_steps(group, images) for group in groups)
+        return total
 
     @torch.no_grad()
     def run(self, batches: Iterable[Any]) -> dict[str, float]:
@@ -99,8 +147,9 @@ class Calibrator:
         if self.head_method is not None:
             self._calibrate_groups(self.head_method, images, samples, features)
         methods = {self.backbone.quant_method if self.backbone is not None else None, self.head_method} - {None}
-        for method in methods:
-            method.finalize(self.model)
+        if self.branches == 'all':
+            for method in methods:
+                method.finalize(self.model)
         self.model.train(was_training)
         return self.noise
 
@@ -117,15 +166,30 @@ class Calibrator:
             samples.append(sample)
         return samples, images
 
-    def _fit(self, method: Method, block: nn.Module, images: int, run: Callable[[Any, int], object]) -> None:
-        self.noise.update(method.calibrate(block, Replay(images, run, self.tick)))
+    def _fit(self, method: Method, block: nn.Module, images: int, run: Callable[[Any, int], Iterable[Any]]) -> None:
+        number, self._fitted = self._fitted, self._fitted + 1
+        noise = None if self.journal is None else self.journal.restore(number, block)
+        if noise is not None:
+            for _ in range(method.calibration_steps(block, images)):
+                self.tick()
+        else:
+            noise = self._fitting(method, block)(block, Replay(images, run, self.tick, self.store_limit))
+            if self.journal is not None:
+                self.journal.record(number, block, noise)
+        self.noise.update(noise)
+
+    def _fitting(self, method: Method, block: nn.Module) -> Callable[[nn.Module, BlockInputs], dict[str, float]]:
+        if self.branches == 'all':
+            return method.calibrate
+        copy_low_norms(block)
+        return method.calibrate_low
 
     def _calibrate_backbone(self, backbone: TwoBranchSwin, images: TensorStore) -> list[TensorStore]:
         """Calibrate every block; returns the stored maps of ``out_indices``, if a detector's groups need them."""
         method: Method = backbone.quant_method
         states = [ImageState(list(backbone.tell_stages(images[i], rank_all=True))) for i in range(len(images))]
         stream = TensorStore(self.store_limit)
-        self._fit(method, backbone.patch_embed, len(images), lambda block, i: block(images[i]))
+        self._fit(method, backbone.patch_embed, len(images), lambda block, i: [block(images[i])])
         for i, state in enumerate(states):
             x, state.hw_shape = backbone.embed(images[i])
             stream.append(x)
@@ -151,10 +215,10 @@ class Calibrator:
         def assignments(x: Tensor, state: ImageState) -> tuple[Any, Any]:
             return stage.branch_assignments(x, state.hw_shape, state.rankings, block.attn.shift_size)
 
-        def run(block: Any, i: int) -> None:
+        def run(block: Any, i: int) -> Iterator[Tensor]:
             x = stream[i]
             for assignment in assignments(x, states[i]):
-                block(x, assignment)
+                yield block(x, assignment)
 
         self._fit(method, block, len(stream), run)
         for i, state in enumerate(states):
@@ -165,7 +229,7 @@ class Calibrator:
     def _calibrate_downsample(
         self, method: Method, downsample: Any, stream: TensorStore, states: list[ImageState]
     ) -> None:
-        self._fit(method, downsample, len(stream), lambda block, i: block(stream[i], states[i].hw_shape))
+        self._fit(method, downsample, len(stream), lambda block, i: [block(stream[i], states[i].hw_shape)])
         for i, state in enumerate(states):
             stream[i], state.hw_shape = downsample(stream[i], state.hw_shape)
             self.tick()
@@ -190,9 +254,9 @@ class Calibrator:
         quantizers = [m for group in groups.values() for layer in group for m in layer.modules()]
         quantizers = [m for m in quantizers if isinstance(m, Quantizer)]
 
-        def run(_: Any, i: int) -> None:
+        def run(_: Any, i: int) -> list[Any]:
             with replaced_backbone(self.model, [store[i] for store in features]):
-                self.model(images[i], samples[i], mode='predict')
+                return [self.model(images[i], samples[i], mode='predict')]
 
         try:
             for quantizer in quantizers:

@@ -64,20 +64,40 @@ class Replay:
 
     Args:
         images: how many images there are on this rank.
-        run: runs the block on the stored input of an image, once per branch.
+        run: runs the block on the stored input of an image; yields its output once per branch.
         tick: called after each image, for progress.
+        store_limit: bytes that each :meth:`store` keeps in memory.
     """
 
-    def __init__(self, images: int, run: Callable[[Any, int], object], tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        images: int,
+        run: Callable[[Any, int], Iterable[Any]],
+        tick: Callable[[], None],
+        store_limit: int = 4 << 30,
+    ) -> None:
         self._images = images
         self._run = run
-        self._tick = tick
+        self._store_limit = store_limit
+        self.tick = tick
+
+    def __len__(self) -> int:
+        return self._images
 
     def replay(self, block: nn.Module) -> None:
         """Run the block over all stored inputs."""
         for index in range(self._images):
-            self._run(block, index)
-            self._tick()
+            for _ in self._run(block, index):
+                pass
+            self.tick()
+
+    def outputs(self, block: nn.Module, index: int) -> list[Tensor]:
+        """The block's output for one image, once per branch; of a tuple the first entry."""
+        return [out[0] if isinstance(out, tuple) else out for out in self._run(block, index)]
+
+    def store(self) -> TensorStore:
+        """A new, empty store."""
+        return TensorStore(self._store_limit)
 
     def reduce(self, quantizers: Iterable[Quantizer]) -> None:
         """Merge statistics over ranks: exact, so that every rank fits the same quantizers as one rank would."""
@@ -85,3 +105,8 @@ class Replay:
             if quantizer.observer is not None:
                 for reduction, tensor in quantizer.observer.state():
                     all_reduce(tensor, op=reduction)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Average over ranks, in place: all ranks take the same step."""
+        for tensor in tensors:
+            all_reduce(tensor, op='mean')

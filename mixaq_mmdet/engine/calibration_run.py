@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader
 from .atomic_file import write_whole
 from .calibration import Calibrator, uncalibrated
 from .calibration_data import calibration_loader, image_ids, reading_pipeline
+from .calibration_journal import BlockJournal, calibration_key
 from .calibration_summary import as_json, as_table, summarize
 
 SUMMARY_FILE = 'calibration.json'
+JOURNAL_FOLDER = 'calibration_blocks'
 
 
 def loader_for(runner: Any, train_dataloader: Any, num_images: int, seed: int) -> DataLoader:
@@ -25,27 +27,47 @@ def loader_for(runner: Any, train_dataloader: Any, num_images: int, seed: int) -
     return calibration_loader(train_dataloader, reading_pipeline(runner.cfg), num_images, seed)
 
 
-def calibrate_in_runner(runner: Any, loader: DataLoader, seed: int) -> None:
-    """Calibrate ``runner.model`` in place; print the table and write it to ``calibration.json`` in the work folder."""
+def calibrate_in_runner(
+    runner: Any, loader: DataLoader, seed: int, resumable: bool = False, branches: str = 'all'
+) -> BlockJournal | None:
+    """Calibrate ``runner.model`` in place; print the table and write it to ``calibration.json`` in the work folder.
+
+    Args:
+        runner: the Runner.
+        loader: this rank's images.
+        seed: by which they were drawn.
+        resumable: keep finished blocks in the work folder and go on behind them.
+        branches: 'all', or 'low' for the low branch of a calibrated model alone.
+
+    Returns:
+        The journal of finished blocks, to be cleared once the model is saved; None if there is none.
+    """
     if not runner._has_loaded:
         raise ValueError(
             'calibration needs a trained model, but no checkpoint was loaded; set load_from to a float checkpoint '
             '(and init_cfg=None in the backbone, so that nothing is downloaded)'
         )
-    if not uncalibrated(runner.model):
+    if branches == 'all' and not uncalibrated(runner.model):
         print_log('calibration: every quantizer is calibrated already, nothing to do', 'current')
-        return
+        return None
     shown = is_main_process() and sys.stdout.isatty()
     bar: list[ProgressBar] = []
-    calibrator = Calibrator(runner.model, tick=lambda: bar[0].update() if bar else None)
+    calibrator = Calibrator(runner.model, tick=lambda: bar[0].update() if bar else None, branches=branches)
+    ids = sorted((image for share in all_gather_object(image_ids(loader)) for image in share), key=str)
+    if resumable:
+        key = calibration_key(calibrator.model, calibrator.configs, ids, seed)
+        calibrator.journal = BlockJournal(Path(runner.work_dir) / JOURNAL_FOLDER, key)
+        if len(calibrator.journal):
+            print_log(f'calibration: {len(calibrator.journal)} finished blocks are taken over', 'current')
     if shown:
         bar.append(ProgressBar(calibrator.steps(len(loader.sampler))))
     noise = calibrator.run(loader)
     if shown:
         sys.stdout.write('\n')
     lines = summarize(calibrator.model, noise)
-    ids = [image for share in all_gather_object(image_ids(loader)) for image in share]
-    print_log(f'calibrated on {len(ids)} images (seed {seed})\n{as_table(lines)}', 'current')
+    what = 'the low branch calibrated' if branches == 'low' else 'calibrated'
+    print_log(f'{what} on {len(ids)} images (seed {seed})\n{as_table(lines)}', 'current')
     if is_main_process():
-        content = {'seed': seed, 'image_ids': sorted(ids, key=str), 'quantizers': as_json(lines)}
+        content = {'seed': seed, 'image_ids': ids, 'quantizers': as_json(lines)}
         write_whole(Path(runner.work_dir) / SUMMARY_FILE, json.dumps(content, indent=1))
+    return calibrator.journal

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from mixaq_mmdet.quantization import Quantizer, QuantWeight
+from mixaq_mmdet.quantization.compensation import LowRank
 from mixaq_mmdet.quantization.observers import Samples
 
 COLUMNS = ('layer', 'role', 'bits', 'quantizer', 'range', 'SQNR')
@@ -14,7 +15,10 @@ COLUMNS = ('layer', 'role', 'bits', 'quantizer', 'range', 'SQNR')
 
 @dataclass(frozen=True)
 class QuantizerLine:
-    """One quantizer: ``sqnr`` in dB on the calibration images, or on the weight itself."""
+    """One quantizer: ``sqnr`` in dB on the calibration images, or on the weight itself.
+
+    A low-rank compensation has a line, too: float factors, their rank and cost in the place of a range.
+    """
 
     layer: str
     role: str
@@ -33,7 +37,10 @@ def summarize(model: nn.Module, noise: dict[str, float]) -> list[QuantizerLine]:
     """
     noise = {**noise, **_weight_noise(model)}
     lines = []
-    for quantizer in model.modules():
+    for path, quantizer in model.named_modules():
+        if isinstance(quantizer, LowRank):
+            layer, role = _split_name(path.removeprefix('backbone.'))
+            lines.append(QuantizerLine(layer, role, 32, 'LowRank', quantizer.describe(), None))
         if isinstance(quantizer, Quantizer) and quantizer.ready:
             layer, role = _split_name(quantizer.name)
             kind = type(quantizer).__name__.removesuffix('Quantizer')

@@ -16,7 +16,8 @@ from .calibration_run import calibrate_in_runner, loader_for
 class PTQLoop(EpochBasedTrainLoop):
     """A "training" of one epoch that calibrates instead: saves an ordinary checkpoint (epoch_1.pth), then validates.
 
-    A run resumed from a calibrated checkpoint validates and ends.
+    A run that was killed goes on behind its last finished block when the same command is given again in the same work
+    folder; a run resumed from a calibrated checkpoint validates and ends.
 
     Args:
         runner: the Runner.
@@ -46,7 +47,9 @@ class PTQLoop(EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """Calibrate; the hooks of an epoch's end save the result."""
         self.runner.call_hook('before_train_epoch')
-        calibrate_in_runner(self.runner, self.dataloader, self.seed)
+        journal = calibrate_in_runner(self.runner, self.dataloader, self.seed, resumable=True)
         self._iter = self._max_iters
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+        if journal is not None:
+            journal.clear()

@@ -7,6 +7,8 @@ windows high.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmdet.models.backbones.swin import SwinTransformer
@@ -15,6 +17,7 @@ from torch import Tensor
 from mixaq_mmdet.windows.cost import Cost, Layer, LayerBits, SwinSpec, backbone_cost
 
 FLOAT_BITS = 32
+COMPENSATION = '.compensation'
 Setting = tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]
 
 
@@ -39,7 +42,10 @@ def swin_spec(backbone: SwinTransformer) -> SwinSpec:
 def layer_bits(backbone: SwinTransformer, layer: Layer) -> LayerBits:
     """Bits of one layer, as the backbone's method gives them to its roles; 32 where a role stays float."""
     method = getattr(backbone, 'quant_method', None)
-    roles = {} if method is None else method.roles(layer.name)
+    if not layer.roles:
+        return LayerBits()
+    compensation = layer.name.endswith(COMPENSATION)
+    roles = {} if method is None else method.roles(layer.name.removesuffix(COMPENSATION))
 
     def bits(role: str, key: str = 'bits') -> int:
         config = roles.get(role, {})
@@ -48,7 +54,7 @@ def layer_bits(backbone: SwinTransformer, layer: Layer) -> LayerBits:
     first, *rest = layer.roles
     second = rest[0] if rest else None
     return LayerBits(
-        weight=bits('weight'),
+        weight=FLOAT_BITS if compensation else bits('weight'),
         high=bits(first),
         low=bits(first, 'low_bits'),
         second_high=None if second is None else bits(second),
@@ -65,13 +71,29 @@ def backbone_bops(
     """The cost of one image of ``shape`` = (height, width) pixels, by default at the ratios of the present mode."""
     spec = swin_spec(backbone)
     none = (0.0,) * len(spec.pair_stages)
-    return backbone_cost(
+    cost = backbone_cost(
         spec,
         shape,
         getattr(backbone, 'low_ratios', none) if low is None else low,
         getattr(backbone, 'prune_ratios', none) if prune is None else prune,
         lambda layer: layer_bits(backbone, layer),
     )
+    return replace(cost, layers=[*cost.layers, *compensation_layers(backbone, cost.layers)])
+
+
+def compensation_layers(backbone: SwinTransformer, layers: Sequence[Layer]) -> list[Layer]:
+    """The two products of each low-rank compensation: float factors on the layer's input and on its own result."""
+    added = []
+    for layer in layers:
+        module: Any = None if layer.kind == 'matmul' else backbone.get_submodule(layer.name)
+        compensation: Any = getattr(module, 'compensation', None)
+        if compensation is None or compensation.rank == 0:
+            continue
+        outputs, inputs = module.weight.shape
+        for name, roles, factor in ((COMPENSATION, layer.roles, outputs), (f'{COMPENSATION}.up', (), inputs)):
+            executed, window = (macs * compensation.rank // factor for macs in (layer.executed, layer.window))
+            added.append(replace(layer, name=layer.name + name, roles=roles, executed=executed, window=window))
+    return added
 
 
 class CostMeter:

@@ -1,0 +1,5 @@
+# neck and heads by RepQ
+_base_ = ['./mask-rcnn_swin-s_aiqvit-w4a4.py']
+custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+
+model = dict(type='QuantDetector', base='MaskRCNN', detector_quant=dict(method='RepQ', w_bits=4, a_bits=4))

@@ -1,0 +1,4 @@
+_base_ = ['./mask-rcnn_swin-s_ptq-w4a4.py']
+custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+
+model = dict(backbone=dict(quant=dict(method='AIQViT')))
