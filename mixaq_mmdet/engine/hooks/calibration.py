@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..calibration import uncalibrated
+from ..calibration import check_branches, quantized_backbone, uncalibrated
 from ..calibration_run import calibrate_in_runner, loader_for
 
 
@@ -18,15 +18,21 @@ class CalibrationHook(Hook):
     Before training it initialises learned steps from real batches; before a test run of a float checkpoint in a
     quantized config it does what PTQLoop does, without saving.
 
+    Training at ratio 0 never runs the low branch, which goes stale. With ``branches='low'`` a calibrated model gets it
+    anew - norms copied from the high branch, quantizers fitted on the low half of the windows - unless it was trained:
+    from the first sampled ratios on, a buffer in the checkpoint says so, and a resumed run or a test keeps it.
+
     Args:
         num_images: calibration images, over all ranks together.
         seed: which images are drawn.
+        branches: 'all', or 'low' to calibrate a stale low branch too.
     """
 
     # before EMAHook and others that copy or read the model
     priority = 'VERY_HIGH'
 
-    def __init__(self, num_images: int = 32, seed: int = 0) -> None:
+    def __init__(self, num_images: int = 32, seed: int = 0, branches: str = 'all') -> None:
+        self.branches = check_branches(branches)
         self.num_images = num_images
         self.seed = seed
 
@@ -45,5 +51,15 @@ class CalibrationHook(Hook):
 
     def _calibrate(self, runner: Any) -> None:
         if uncalibrated(runner.model):
-            loader = loader_for(runner, runner.cfg.get('train_dataloader'), self.num_images, self.seed)
-            calibrate_in_runner(runner, loader, self.seed)
+            branches = 'all'
+        elif self.branches == 'low' and self._low_is_stale(runner):
+            branches = 'low'
+        else:
+            return
+        loader = loader_for(runner, runner.cfg.get('train_dataloader'), self.num_images, self.seed)
+        calibrate_in_runner(runner, loader, self.seed, branches=branches)
+
+    @staticmethod
+    def _low_is_stale(runner: Any) -> bool:
+        backbone = quantized_backbone(runner.model)
+        return backbone is not None and not bool(backbone.low_trained)
