@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..layouts import Grid, LinearWeights
 
-COLUMNS = 48  # outputs of one packed weight panel: three registers of 16 sums
+COLUMNS = 32  # outputs of one packed weight panel
 MAX_TOKENS = 64
 HEAD_CHANNELS = (16, 32)
 
@@ -32,7 +32,7 @@ class PackedLinear(NamedTuple):
     sums = products + offset - zero_point * (sum of the row's codes); result = sums * multiplier + addend.
 
     Attributes:
-        panels: (N' / 48, K / 4, 48, 4) int8.
+        panels: (N' / 32, K / 4, 32, 4) int8.
         zero_point: (N',) int32, or None where it is zero everywhere.
         offset: (2, N') int32 for each branch.
         multiplier: (2, N') float32.

@@ -1,14 +1,14 @@
 // Products of u8 activations with packed s8 weights.
 //
-// Weights come in panels of 48 outputs, [K / 4][48][4]: three registers hold 4 inputs of 48 outputs, one vpdpbusd
-// multiplies 4 inputs of one row with 16 outputs. A tile of 8 rows keeps 24 registers of sums, so that 24 products
-// cost 3 weight loads and 8 broadcasts. A panel stays in L1 or L2 while all rows of a chunk pass it.
+// Weights come in panels of 32 outputs, [K / 4][32][4]: four 256-bit registers hold 4 inputs of 32 outputs, one vpdpbusd
+// multiplies 4 inputs of one row with 8 outputs. A tile of 6 rows keeps 24 registers of sums, so that 24 products cost
+// 4 weight loads and 6 broadcasts. A panel stays in L1 or L2 while all rows of a chunk pass it.
 #pragma once
 #include "simd.h"
 
 namespace mixaq {
 
-constexpr int kColumns = 48, kTileRows = 8;
+constexpr int kColumns = 32, kTileRows = 6;
 
 // See PackedLinear in panels.py.
 struct Linear {
@@ -24,28 +24,33 @@ template <int Rows, class Epilogue>
 inline void tile(const Linear& layer, int branch, const uint8_t* a, int64_t stride, const int32_t* row_sums,
                  int64_t first_row, int64_t first_column, const Epilogue& epilogue) {
   const int8_t* panel = layer.panels + first_column * layer.inputs;
-  __m512i sums[Rows][3];
+  // 256 bits, not 512: measured faster (docs/performance.md); joined to 512 bits for what follows
+  __m256i halves[Rows][4];
   const int32_t* offset = layer.offset[branch] + first_column;
-  for (int c = 0; c < 3; ++c) {
-    const __m512i start = _mm512_loadu_si512(offset + 16 * c);
-    for (int r = 0; r < Rows; ++r) sums[r][c] = start;
+  for (int c = 0; c < 4; ++c) {
+    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + 8 * c));
+    for (int r = 0; r < Rows; ++r) halves[r][c] = start;
   }
   for (int64_t k = 0; k < layer.inputs; k += 4) {
-    const __m512i w0 = _mm512_loadu_si512(panel), w1 = _mm512_loadu_si512(panel + 64),
-                  w2 = _mm512_loadu_si512(panel + 128);
+    __m256i w[4];
+    for (int c = 0; c < 4; ++c) w[c] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 32 * c));
     panel += 4 * kColumns;
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       int32_t four;
       std::memcpy(&four, a + r * stride + k, 4);
-      const __m512i x = _mm512_set1_epi32(four);
-      sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], x, w0);
-      sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], x, w1);
-      sums[r][2] = _mm512_dpbusd_epi32(sums[r][2], x, w2);
+      const __m256i x = _mm256_set1_epi32(four);
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) halves[r][c] = _mm256_dpbusd_epi32(halves[r][c], x, w[c]);
     }
   }
-#pragma GCC unroll 3
-  for (int c = 0; c < 3; ++c) {
+  __m512i sums[Rows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < 2; ++c)
+      sums[r][c] = _mm512_inserti64x4(_mm512_castsi256_si512(halves[r][2 * c]), halves[r][2 * c + 1], 1);
+#pragma GCC unroll 2
+  for (int c = 0; c < 2; ++c) {
     const int64_t column = first_column + 16 * c;
     if (column >= layer.outputs) break;
     const __m512 multiplier = _mm512_loadu_ps(layer.multiplier[branch] + column);
@@ -88,8 +93,8 @@ void multiply(const Linear& layer, int branch, const uint8_t* a, int64_t rows, i
     int64_t r = 0;
     for (; r + kTileRows <= rows; r += kTileRows)
       tile<kTileRows>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
-    for (; r + 4 <= rows; r += 4)
-      tile<4>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
+    for (; r + 2 <= rows; r += 2)
+      tile<2>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
     for (; r < rows; ++r) tile<1>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
   }
 }
