@@ -1,0 +1,25 @@
+# Quantization-aware training of the backbone by OFQ (StatsQ weights, learned steps and offsets), W4A4.
+_base_ = ['./cascade-mask-rcnn_swin-t_float.py']
+custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+
+# made by tools/convert_checkpoint.py, see the table
+load_from = 'checkpoints/cascade_swin-t.pth'
+model = dict(
+    backbone=dict(init_cfg=None, quant=dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2)),
+)
+# Ours: OFQ publishes no schedule for detectors. Its decay from 2e-4 to 1e-5 is for classifiers; the rate of the float
+# training bounds what a detector takes.
+max_epochs = 12
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=500),
+    dict(type='CosineAnnealingLR', begin=0, end=max_epochs, eta_min=1e-5, convert_to_iter_based=True),
+]
+no_decay = dict(decay_mult=0.0)
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    # learned steps and offsets
+    paramwise_cfg=dict(custom_keys=dict(input_quant=no_decay, weight_quant=no_decay, operands=no_decay)),
+)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
+custom_hooks = [dict(type='CalibrationHook', num_images=32)]
