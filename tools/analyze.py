@@ -13,6 +13,11 @@ import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 COMMANDS = {
     'bops': 'multiply-accumulates and bit operations of the backbone; needs no checkpoint',
     'latency': 'measured latency of the backbone on this device, by block and tier',
+    'sensitivity': 'what it costs to run one block pair low or pruned, or (--per-layer) to quantize one layer',
+    'sqnr': 'quantization noise of windows by stage, foreground and background apart',
+    'robustness': 'loss of AP on other sets, by ranking, low bits beside pruning',
+    'report': 'one self-contained HTML page of a work folder',
+    'importance': 'relevance of every layer to the classes of the objects, and pictures of it',
 }
 
 

@@ -1,0 +1,152 @@
+"""The studies of tools/analyze.py, on a tiny detector: numbers, files, errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+from mmengine.config import Config
+from tiny_detector import tiny_config, tiny_mask_rcnn
+from tool_process import load_tool
+
+from mixaq_mmdet.analysis.inspection import load_detector, two_branch
+from mixaq_mmdet.analysis.ood import coco_folder, degradation
+from mixaq_mmdet.engine.evaluate import evaluate  # noqa: F401  (registers the metric)
+from mixaq_mmdet.engine.hooks import WindowMapHook
+
+QUANT = {'method': 'MinMax', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 2}
+BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
+
+
+@pytest.fixture(scope='module')
+def calibrated(tiny_coco, tmp_path_factory):
+    """(config file, checkpoint) of a tiny detector whose quantizers all have the range [-4, 4]."""
+    folder = tmp_path_factory.mktemp('studies')
+    model = tiny_mask_rcnn(type='TwoBranchSwin', quant=QUANT, low_ratios=0.5)
+    del model.backbone['convert_weights']
+    cfg = tiny_config(tiny_coco, folder, model=model)
+    config, checkpoint = folder / 'config.py', folder / 'epoch_1.pth'
+    cfg.dump(config)
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    from mixaq_mmdet.quantization.quantizers.base import Quantizer
+
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    detector = MODELS.build(cfg.model)
+    for module in detector.modules():
+        if isinstance(module, Quantizer):
+            module.set_range(torch.full(module.shape, -4.0), torch.full(module.shape, 4.0))
+    meta = {'dataset_meta': {'classes': ('box', 'disc', 'bar')}}
+    torch.save({'state_dict': detector.state_dict(), 'meta': meta}, checkpoint)
+    return config, checkpoint
+
+
+def analyze(*arguments) -> None:
+    load_tool('analyze.py').main([str(argument) for argument in arguments])
+
+
+def test_sensitivity_grows_with_the_ratio_and_vanishes_at_zero(calibrated, tmp_path):
+    analyze('sensitivity', *calibrated, '--images', 2, '--ratios', 0.25, 1, '--work-dir', tmp_path)
+    found = json.loads((tmp_path / 'sensitivity' / 'sensitivity.json').read_text())
+    assert set(found['arms']) == {'2 bits', 'pruned'}
+    assert all(small < large for small, large in found['arms']['2 bits'])
+    assert len(found['image_ids']) == 2
+    assert (tmp_path / 'sensitivity' / 'sensitivity.png').stat().st_size > 1000
+
+
+def test_sqnr_is_the_same_for_the_same_checkpoint(calibrated, tmp_path):
+    config, checkpoint = calibrated
+    analyze('sqnr', config, checkpoint, '--after', checkpoint, '--images', 2, '--work-dir', tmp_path)
+    stages = json.loads((tmp_path / 'sqnr' / 'sqnr.json').read_text())['stages']
+    assert stages['before'] == stages['after']
+    assert len(stages['before']) == 4
+    for stage in stages['before']:
+        assert min(stage['foreground'], stage['background']) <= stage['all'] + 1e-6
+        assert stage['all'] <= max(stage['foreground'], stage['background']) + 1e-6
+
+
+def test_robustness_has_a_row_for_each_arm_and_ranking(calibrated, tiny_coco, tmp_path):
+    twin = tmp_path / 'fog'
+    (twin / 'annotations').mkdir(parents=True)
+    shutil.copy(tiny_coco / 'annotations.json', twin / 'annotations' / 'instances_val.json')
+    shutil.copytree(tiny_coco / 'images', twin / 'val')
+    analyze('robustness', *calibrated, '--sets', twin, '--prune-ratios', 0.3, '--work-dir', tmp_path)
+    rows = json.loads((tmp_path / 'robustness' / 'robustness.json').read_text())['rows']
+    assert [(row['arm'], row['ranking']) for row in rows] == [
+        ('all high', '-'),
+        ('low bits', 'normal'),
+        ('low bits', 'reversed'),
+        ('pruning', 'normal'),
+        ('pruning', 'reversed'),
+    ]
+    assert all(row['ap']['clean'] == row['ap']['fog'] for row in rows)
+
+
+def test_relative_loss():
+    found = degradation({'clean': 40.0, 'fog': 30.0, 'noise': 20.0})
+    assert found == {'relative_loss': {'fog': 25.0, 'noise': 50.0}, 'mean_relative_loss': 37.5}
+    assert degradation({'clean': 0.0, 'fog': 0.0})['mean_relative_loss'] is None
+
+
+def test_a_folder_that_is_not_coco_style_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match='no COCO-style folder'):
+        coco_folder(tmp_path)
+
+
+def test_a_backbone_without_ranking_is_an_error():
+    with pytest.raises(ValueError, match=r"set model\.backbone\.type='TwoBranchSwin'"):
+        two_branch(torch.nn.Module())
+
+
+@pytest.fixture(scope='module')
+def report(calibrated, tmp_path_factory):
+    config, checkpoint = calibrated
+    folder = tmp_path_factory.mktemp('report')
+    point = {'low_ratios': [0.5] * 4, 'prune_ratios': [0.0] * 4, 'map': 41.0, 'bops': 0.8}
+    (folder / 'search_bops.json').write_text(json.dumps({'front': [point, {**point, 'map': 43.0, 'bops': 1.0}]}))
+    out = folder / 'report.html'
+    analyze('report', folder, '-o', out, '--config', config, '--checkpoint', checkpoint, '--images', 1)
+    return out
+
+
+def test_report_is_self_contained_and_says_how_to_make_what_is_missing(report):
+    text = report.read_text()
+    assert 'tools/analyze.py sensitivity' in text
+    assert '"ap": 43.0' in text
+    for reference in ('src="http', 'href="http', "'http://example", '@import'):
+        assert reference not in text
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason='no Chromium or Chrome on this machine')
+@pytest.mark.parametrize('width', [480, 1280])
+def test_report_works_in_a_browser(report, width):
+    browser = next(path for path in map(shutil.which, BROWSERS) if path)
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--window-size={width},900', '--dump-dom']
+    done = subprocess.run([browser, *flags, report.as_uri()], capture_output=True, text=True, timeout=120)
+    assert '<circle' in done.stdout
+    assert 'low ratio 0.50' in done.stdout
+
+
+def test_hook_draws_and_leaves_the_training_as_it_was(calibrated):
+    config, checkpoint = calibrated
+    detector = load_detector(Config.fromfile(config), checkpoint)
+    backbone = detector.backbone
+    detector.train()
+    backbone.sample_ratios(0.25)
+    sample = __import__('mmdet.structures', fromlist=['DetDataSample']).DetDataSample()
+    sample.set_metainfo({'img_shape': (64, 64), 'pad_shape': (64, 64)})
+    batch = {'inputs': [torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)], 'data_samples': [sample]}
+    picture = WindowMapHook(interval=1).picture(detector, batch)
+    assert picture.ndim == 3
+    assert picture.std() > 5
+    assert backbone.training
+    assert backbone.low_ratios == (0.25,) * 4
+    backbone.eval()
+    assert backbone.low_ratios == (0.5,) * 4
+    with pytest.raises(ValueError, match='interval=0'):
+        WindowMapHook(interval=0)
