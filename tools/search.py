@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.search import layer_run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help='go on from history.jsonl in the work folder')
     parser.add_argument('--force', action='store_true', help='allow to search on a val or test split')
     command_line.add_config_arguments(parser)
+    layer_run.add_arguments(parser.add_argument_group('bits per layer'))
     return parser.parse_args(argv)
 
 
@@ -48,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         cfg = command_line.load_config(args)
         command_line.check_checkpoint(args.checkpoint, 'checkpoint')
+        if args.allocate:
+            layer_run.run(cfg, args)
+            return
         from mixaq_mmdet.search.run import Settings, run_search
 
         names = 'objectives population generations images seed prune surrogate resume force ann_file image_prefix'

@@ -39,6 +39,10 @@ class LayerCosts:
         self._fixed_bits = {layer.name: layer_bits(backbone, layer) for layer in self.fixed}
         self.weights = {name: _weights(backbone, name) for name in self.chosen}
 
+    def fixed_bits(self, weight_bits: int, input_bits: int = 8) -> None:
+        """Set the bits of the patch embedding, where the backbone at hand is a float one."""
+        self._fixed_bits = {layer.name: LayerBits(weight_bits, input_bits, input_bits) for layer in self.fixed}
+
     def tiers(self, low_ratios: Sequence[float] | None) -> list[TierCounts]:
         """Windows per pair and tier."""
         return pair_tiers(self.spec, self.shape, low_ratios or [0.0] * len(self.spec.pair_stages))
