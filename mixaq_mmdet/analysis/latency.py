@@ -146,7 +146,7 @@ def measure(
     for index, stage in enumerate(backbone.stages):
         windows.append(_stage_works(works, backbone, stage, index, x, hw_shape, told[index], block_of))
         if index in backbone.out_indices:
-            works[-1, 'rest', (index, 0, 0)] = lambda i=index, x=x, hw=hw_shape: backbone.output(i, x, hw)
+            works[-1, 'rest', (index, 2, 0)] = lambda i=index, x=x, hw=hw_shape: backbone.output(i, x, hw)
         if stage.downsample is not None:
             works[-1, 'rest', (index, 1, 0)] = lambda s=stage, x=x, hw=hw_shape: s.downsample(x, hw)
             x, hw_shape = stage.downsample(x, hw_shape)
