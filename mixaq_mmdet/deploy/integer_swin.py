@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.models.fast_layers import FastPatchMerging
 from mixaq_mmdet.models.two_branch_attention import kind_masks
 from mixaq_mmdet.models.two_branch_stage import TwoBranchStage
 from mixaq_mmdet.registry import MODELS
@@ -52,6 +53,23 @@ class IntegerSwinBlock(nn.Module):
         """The backbone reads the file and fills its blocks."""
 
 
+class IntegerMerge(FastPatchMerging):
+    """Patch merging on integers: by a kernel if there is one, else norm and product apart."""
+
+    @classmethod
+    def convert(cls, stock: nn.Module) -> nn.Module:
+        """Turn a layer into this class, its reduction empty."""
+        stock.reduction = IntegerLinear()
+        stock.run = None
+        if isinstance(stock, FastPatchMerging):
+            stock.__class__ = cls
+        return stock
+
+    def forward(self, x: Tensor, input_size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Merge 2 x 2 tokens, (B, H * W, C) to (B, H' * W', out_channels), and the new size."""
+        return super().forward(x, input_size) if self.run is None else self.run(x, input_size)
+
+
 class IntegerStage(TwoBranchStage):
     """A stage whose engine may want all kept windows at once, because it cuts them to fit the cache itself."""
 
@@ -64,7 +82,7 @@ class IntegerStage(TwoBranchStage):
         stage.index = index
         stage.blocks = nn.ModuleList(_empty_block(block) for block in stage.blocks)
         if stage.downsample is not None:
-            stage.downsample.reduction = IntegerLinear()
+            IntegerMerge.convert(stage.downsample)
         return stage
 
     def _windows_per_run(self, x: Tensor) -> int | None:
@@ -91,6 +109,7 @@ class IntegerSwin(TwoBranchSwin):
         self.engine = engine
         self.plan: TierPlan | None = None
         self._state: dict[str, Tensor] = {}
+        self._embed: Any = None
         conv = self.patch_embed.projection
         self.patch_embed.projection = IntegerPatches(conv.kernel_size, conv.stride)
         for index, stage in enumerate(self.stages):
@@ -126,6 +145,37 @@ class IntegerSwin(TwoBranchSwin):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination.update({prefix + name: value for name, value in self._state.items()})
 
+    def _use_kernels(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:
+        """Take the kernels for whole maps too, where the plan has them."""
+        maps = self.plan.maps
+        for stage in self.stages:
+            stage.whole_runs = maps is not None
+        self._embed = None
+        if maps is None:
+            return
+        path = 'patch_embed.projection'
+        weights, grid = read_linear(header, state, path), read_grid(header['layers'][path]['grid'])
+        self._embed = maps.embedding(self.patch_embed, weights, grid)
+        for number, stage in enumerate(self.stages):
+            if stage.downsample is not None:
+                path = f'stages.{number}.downsample.reduction'
+                weights, grid = read_linear(header, state, path), read_grid(header['layers'][path]['grid'])
+                stage.downsample.run = maps.merging(stage.downsample, weights, grid)
+
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (B, in_channels, H, W) to the residual stream (B, H' * W', C), with (H', W')."""
+        if self._embed is None:
+            return super().embed(x)
+        x, hw_shape = self._embed(x)
+        return (x + self.absolute_pos_embed if self.use_abs_pos_embed else x), hw_shape
+
+    def output(self, index: int, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """A stage's residual stream (B, H * W, C) to the map (B, C, H, W) that goes to the neck."""
+        if self.plan is None or self.plan.maps is None:
+            return super().output(index, x, hw_shape)
+        return self.plan.maps.output(x, getattr(self, f'norm{index}'), hw_shape)
+
+    @torch.no_grad()
     def _fill(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:
         self._check_architecture(header, state)
         blocks = {}
@@ -136,13 +186,12 @@ class IntegerSwin(TwoBranchSwin):
         self.plan = plan_tiers(list(blocks.values()), self.engine)
         for path, weights in blocks.items():
             self.get_submodule(path).engine = self.plan.make_block(weights)
-        for stage in self.stages:
-            stage.whole_runs = self.plan.engine == 'kernels'
+        for name, parameter in self.named_parameters():  # norms: the kernels copy them
+            parameter.copy_(state[name])
         for path, layer in self.named_modules():
             if isinstance(layer, IntegerLinear):
                 layer.fill(read_linear(header, state, path), read_grid(header['layers'][path]['grid']))
-        if self.use_abs_pos_embed:
-            self.absolute_pos_embed.copy_(state['absolute_pos_embed'])
+        self._use_kernels(header, state)
         print_log(f'IntegerSwin: {self.plan.line}', 'current')
 
     def _check_architecture(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from .kernel_maps import KernelMaps
 from .layouts import BlockWeights
 from .torch_block import TorchBlock
 
@@ -20,11 +21,13 @@ class TierPlan(NamedTuple):
         engine: 'kernels' (AVX-512 VNNI) or 'torch' (portable).
         make_block: builds what runs a block.
         line: the decision in one line, with its reason.
+        maps: what works on whole maps with the kernels; None in plain torch.
     """
 
     engine: str
     make_block: Callable[[BlockWeights], Any]
     line: str
+    maps: KernelMaps | None = None
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +62,8 @@ def plan_tiers(blocks: Sequence[BlockWeights], engine: str = 'auto') -> TierPlan
         reasons = [why for size in sorted(sizes) if (why := package.unsupported(*size))]
         if not reasons:
             tiers = _describe(blocks, 'int8 (AVX-512 VNNI kernels)')
-            return TierPlan('kernels', lambda weights: package.IntegerBlock(handle, weights), tiers)
+            maps = KernelMaps(package, handle)
+            return TierPlan('kernels', lambda weights: package.IntegerBlock(handle, weights), tiers, maps)
         reason = reasons[0]
     if engine == 'kernels':
         raise ValueError(f'engine="kernels" cannot run here: {reason}; use engine="auto"')

@@ -15,7 +15,7 @@ from mixaq_mmdet.deploy.packing import pack_codes, unpack_codes
 from mixaq_mmdet.deploy.tiers import load_kernels
 
 ROUNDING = 2e-3  # relative: a few codes that lie on a rounding boundary
-STEPS = 1e-2  # relative: codes that differ by a step, for the kernels approximate exponentials and GELU
+STEPS = 3e-2  # relative: codes that differ by a step, which is a lot at four bits; the kernels approximate exp and GELU
 
 
 @pytest.fixture(scope='module')
@@ -103,7 +103,7 @@ def test_training_mode_and_gradients_do_not_exist(repq):
 def test_float_and_uncalibrated_models_are_refused():
     with pytest.raises(ValueError, match='no quantized TwoBranchSwin'):
         convert_backbone(tiny_backbone.backbone())
-    with pytest.raises(ValueError, match='not calibrated: .*PTQLoop'):
+    with pytest.raises(ValueError, match=r'not calibrated: .*PTQLoop'):
         convert_backbone(tiny_backbone.backbone({'method': 'MinMax'}))
 
 
