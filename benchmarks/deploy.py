@@ -1,0 +1,152 @@
+"""The integer backbone against stock mmdet and the tools that users would otherwise take.
+
+    python benchmarks/deploy.py [--quick] [--json docs/results/speed.json] [--rounds 7] [--threads 2]
+                                [--sizes 800x1216 ...] [--batches 1 4] [--weights FILE]
+
+Swin-T with random weights of a fixed seed unless a file is given. Each rival lives in a process of its own, pinned to
+the same cores; rounds interleave, and the median of per-round ratios counts. Preparing (export, calibration, kernel
+build, compilation) and the first forward are reported apart. C5 error: relative to float, Frobenius norm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from deploy_rivals import RIVALS
+from timing import describe_device, ratios
+
+from mixaq_mmdet.engine.atomic_file import write_whole
+
+STOCK, OURS, HALF = 'stock mmdet float', 'ours W8A8', 'ours W8A8, half pruned'
+QUICK = [STOCK, 'ONNX Runtime dynamic int8', OURS, HALF]
+SAME_CLASS = 0.03
+SIZES = ['224x224', '480x640', '800x1216', '800x1333']
+
+
+class Rival:
+    """A process that times one forward when asked."""
+
+    def __init__(self, name: str, batch: int, size: str, threads: int, weights: str | None) -> None:
+        self.name = name
+        settings = {'name': name, 'batch': batch, 'size': [int(side) for side in size.split('x')]}
+        command = [sys.executable, str(Path(__file__).with_name('deploy_rivals.py'))]
+        command.append(json.dumps({**settings, 'threads': threads, 'weights': weights}))
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.facts = self._answer()
+
+    def _answer(self) -> Any:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f'{self.name} ended with status {self.process.wait()}; its message is above')
+        return json.loads(line)
+
+    def time(self) -> float:
+        """Seconds of one forward."""
+        self.process.stdin.write('\n')
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(names: list[str], batch: int, size: str, args: argparse.Namespace) -> dict[str, Any]:
+    """All rivals at one size, interleaved."""
+    rivals, failed = [], {}
+    for name in names:
+        try:
+            rivals.append(Rival(name, batch, size, args.threads, args.weights))
+        except RuntimeError as error:
+            if name in (STOCK, OURS):
+                raise
+            failed[name] = str(error)
+            print(f'{name} did not start and is left out: {error}', flush=True)
+    try:
+        seconds: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+        for number in range(args.rounds + 1):
+            for rival in rivals:
+                elapsed = rival.time()
+                if number:
+                    seconds[rival.name].append(elapsed)
+    finally:
+        for rival in rivals:
+            rival.close()
+    relative = ratios(seconds, STOCK)
+    case = {
+        'batch': batch,
+        'size': size,
+        'seconds': seconds,
+        'ratio to stock': relative,
+        'facts': {rival.name: rival.facts for rival in rivals},
+        'not run': failed,
+    }
+    for name, facts in case['facts'].items():
+        ratio = relative[name]['median'] if name in relative else 1.0
+        print(
+            f'{size} batch {batch} {name}: {ratio:.3f} of stock ({statistics.median(seconds[name]):.3f} s), C5 error '
+            f'{facts["c5_error"]:.4f}, preparing {facts["prepare"]:.1f} s, first forward {facts["first"]:.1f} s',
+            flush=True,
+        )
+    return case
+
+
+def verdict(case: dict[str, Any]) -> list[str]:
+    """The three lines: against stock, against the best rival of the same error class, and the error."""
+    seconds, facts = case['seconds'], case['facts']
+    others = [name for name in seconds if name not in (STOCK, OURS, HALF) and facts[name]['c5_error'] <= SAME_CLASS]
+    lines = []
+    if HALF in seconds:
+        lines.append(f'half pruned: {_gain(seconds, OURS, HALF, inverse=True):.2f} of all-high')
+    lines.append(f'all-high W8A8: {_gain(seconds, STOCK, OURS):.2f}x {STOCK}')
+    if others:
+        best = min(others, key=lambda name: statistics.median(seconds[name]))
+        lines.append(f'all-high W8A8: {_gain(seconds, best, OURS):.2f}x {best}')
+    else:
+        lines.append(f'all-high W8A8: no rival within a C5 error of {SAME_CLASS}')
+    error = facts[OURS]['c5_error']
+    lines.append(f'relative C5 error: {error:.4f} ({"within" if error <= SAME_CLASS else "ABOVE"} {SAME_CLASS})')
+    return lines
+
+
+def _gain(seconds: dict[str, list[float]], slow: str, fast: str, inverse: bool = False) -> float:
+    """Median over rounds of slow / fast."""
+    pairs = zip(seconds[slow], seconds[fast], strict=True)
+    return statistics.median(b / a if inverse else a / b for a, b in pairs)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='800x1216, batch 1: stock, the best rival and ours')
+    parser.add_argument('--sizes', nargs='+', default=SIZES, metavar='HxW')
+    parser.add_argument('--batches', nargs='+', type=int, default=[1, 4])
+    parser.add_argument('--rivals', nargs='+', choices=list(RIVALS), default=list(RIVALS))
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--weights', help='a Swin-T checkpoint; random weights without')
+    parser.add_argument('--json', type=Path, help='file for the figures')
+    args = parser.parse_args()
+    if args.quick:
+        args.sizes, args.batches, args.rivals = ['800x1216'], [1], QUICK
+    found: dict[str, Any] = {**describe_device(), 'threads': args.threads, 'rounds': args.rounds, 'cases': []}
+    names = [name for name in RIVALS if name in {STOCK, OURS, *args.rivals}]
+    for batch in args.batches:
+        for size in args.sizes:
+            found['cases'].append(measure(names, batch, size, args))
+    main_case = next((c for c in found['cases'] if (c['size'], c['batch']) == ('800x1216', 1)), found['cases'][0])
+    found['verdict'] = verdict(main_case)
+    if args.json:
+        write_whole(args.json, json.dumps(found, indent=1) + '\n')
+    print('\n'.join(found['verdict']))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,186 @@
+"""What the integer backbone is timed against: each rival prepares itself, then turns images into feature maps.
+
+A rival is run in a process of its own by ``deploy.py``: it says when it is ready, then times one forward per line that
+it is sent, so that the rounds of all rivals interleave.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Work = Callable[[Tensor], Any]
+CALIBRATION_SIZE = (224, 224)
+
+
+def float_swin(weights: str | None) -> nn.Module:
+    """Stock Swin-T, random weights of a fixed seed unless a file is given."""
+    from mmdet.models.backbones import SwinTransformer
+
+    torch.manual_seed(0)
+    model = SwinTransformer().eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and 'bias_table' not in name:  # stock's tiny initial weights leave every block idle
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    if weights:
+        from mmengine.runner import load_checkpoint
+
+        load_checkpoint(model, weights, map_location='cpu', revise_keys=[(r'^backbone\.', '')])
+    return model
+
+
+def stock(weights: str | None, images: Tensor) -> Work:
+    """mmdet's Swin in float32."""
+    return float_swin(weights)
+
+
+def autocast(weights: str | None, images: Tensor) -> Work:
+    """The same under bfloat16 autocast."""
+    model = float_swin(weights)
+
+    def work(x: Tensor) -> Any:
+        with torch.autocast('cpu', torch.bfloat16):
+            return model(x)
+
+    return work
+
+
+def compiled(weights: str | None, images: Tensor) -> Work:
+    """The same compiled."""
+    return torch.compile(autocast(weights, images), dynamic=False)
+
+
+def torchao(weights: str | None, images: Tensor) -> Work:
+    """torchao's dynamic int8, compiled under bfloat16 autocast."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = float_swin(weights)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return torch.compile(model, dynamic=False)
+
+
+def onnx_float(weights: str | None, images: Tensor) -> Work:
+    """ONNX Runtime, float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _session(_export(weights, images, Path(folder)))
+
+
+def onnx_dynamic(weights: str | None, images: Tensor) -> Work:
+    """ONNX Runtime, dynamic int8, quantized per channel."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = _export(weights, images, Path(folder))
+        target = Path(folder) / 'int8.onnx'
+        quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+        return _session(target)
+
+
+def onnx_static(weights: str | None, images: Tensor) -> Work:
+    """ONNX Runtime, static int8, calibrated on the timed images."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter([{'x': images.numpy()}])
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = _export(weights, images, Path(folder))
+        target = Path(folder) / 'int8.onnx'
+        quantize_static(source, target, Reader(), per_channel=True)
+        return _session(target)
+
+
+def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0.0) -> Work:
+    """IntegerSwin, W8A8, calibrated on random images."""
+    from mixaq_mmdet.deploy import IntegerSwin
+    from mixaq_mmdet.deploy.convert import convert_backbone
+    from mixaq_mmdet.engine.calibration import Calibrator
+    from mixaq_mmdet.models import TwoBranchSwin
+
+    simulated = TwoBranchSwin(quant=dict(method='MinMax', w_bits=8, a_bits=8, w_symmetric=True))
+    simulated.load_state_dict(float_swin(weights).state_dict())
+    noise = torch.randn(1, 3, *CALIBRATION_SIZE, generator=torch.Generator().manual_seed(2))
+    Calibrator(simulated).run([noise])
+    model = IntegerSwin(low_ratios=low, prune_ratios=prune)
+    model.load_state_dict(convert_backbone(simulated))
+    print(model.plan.line, file=sys.stderr)
+    return model
+
+
+def ours_half_pruned(weights: str | None, images: Tensor) -> Work:
+    """Half the windows of every pair pruned."""
+    return ours(weights, images, prune=0.5)
+
+
+RIVALS: dict[str, Callable[..., Work]] = {
+    'stock mmdet float': stock,
+    'autocast bf16': autocast,
+    'compiled bf16': compiled,
+    'ONNX Runtime float': onnx_float,
+    'ONNX Runtime static int8': onnx_static,
+    'ONNX Runtime dynamic int8': onnx_dynamic,
+    'torchao dynamic int8': torchao,
+    'ours W8A8': ours,
+    'ours W8A8, half pruned': ours_half_pruned,
+}
+
+
+def make_images(batch: int, size: tuple[int, int]) -> Tensor:
+    """Normalised noise, (batch, 3, H, W)."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def _export(weights: str | None, images: Tensor, folder: Path) -> Path:
+    path = folder / 'swin.onnx'
+    names = ['c2', 'c3', 'c4', 'c5']
+    torch.onnx.export(float_swin(weights), (images,), path, input_names=['x'], output_names=names, dynamo=False)
+    return path
+
+
+def _session(path: Path) -> Work:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return lambda x: [torch.from_numpy(out) for out in session.run(None, {'x': x.numpy()})]
+
+
+def serve(name: str, batch: int, size: tuple[int, int], threads: int, weights: str | None) -> None:
+    """Prepare, warm up, compare with float, then time one forward per line of standard input."""
+    torch.set_num_threads(threads)
+    if hasattr(os, 'sched_setaffinity'):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    images = make_images(batch, size)
+    answers, sys.stdout = sys.stdout, sys.stderr  # exporters print
+    with torch.no_grad():
+        start = time.perf_counter()
+        work = RIVALS[name](weights, images)
+        prepared = time.perf_counter()
+        out = work(images)
+        first = time.perf_counter()
+        reference = float_swin(weights)(images)[-1]
+        error = float((out[-1].float() - reference).norm() / reference.norm())
+        ready = {'prepare': prepared - start, 'first': first - prepared, 'c5_error': error}
+        print(json.dumps(ready), file=answers, flush=True)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            work(images)
+            print(json.dumps(time.perf_counter() - start), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+    serve(**json.loads(sys.argv[1]))
