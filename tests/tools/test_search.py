@@ -1,0 +1,136 @@
+"""tools/search.py on a tiny calibrated detector: files, resuming after a kill, ranks, user errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from tiny_detector import tiny_config, write_tiny_coco
+from tool_process import TOOLS, load_tool, run_process, run_tool
+
+from mixaq_mmdet.engine.calibration import Calibrator
+
+ARGUMENTS = ('--population', '3', '--generations', '2', '--images', '3', '--budget', '0.85')
+
+
+@pytest.fixture(scope='module')
+def searched(tmp_path_factory) -> tuple[Path, Path]:
+    """A config file and a checkpoint calibrated on noise; the train set is another file than the test set."""
+    folder = tmp_path_factory.mktemp('searched')
+    cfg = tiny_config(write_tiny_coco(folder / 'tested'), folder / 'work_dir')
+    quant = dict(method='MinMax', w_bits=8, a_bits=8, low_a_bits=4)
+    cfg.model.backbone.update(type='TwoBranchSwin', quant=quant, drop_path_rate=0.0)
+    cfg.train_dataloader.dataset.data_root = str(write_tiny_coco(folder / 'train', 4, seed=3))
+    cfg.dump(folder / 'tiny.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model).eval()
+    Calibrator(model.backbone).run([torch.randn(1, 3, 64, 64)])
+    torch.save({'meta': {}, 'state_dict': model.state_dict()}, folder / 'tiny.pth')
+    return folder / 'tiny.py', folder / 'tiny.pth'
+
+
+@pytest.fixture(scope='module')
+def whole(searched, tmp_path_factory) -> Path:
+    """The work folder of an uninterrupted search."""
+    folder = tmp_path_factory.mktemp('whole')
+    process = run_tool('search.py', *searched, *ARGUMENTS, '--work-dir', folder, cwd=folder)
+    assert process.returncode == 0, process.stdout
+    assert 'every window high' in process.stdout
+    return folder
+
+
+def scores(folder: Path) -> list[dict]:
+    """The evaluated rows of a finished search."""
+    return json.loads((folder / 'search_tiny.json').read_text())['evaluated']
+
+
+def test_killed_search_resumes_to_the_same_end(searched, whole, tmp_path):
+    command = [sys.executable, TOOLS / 'search.py', *searched, *ARGUMENTS]
+    killed = subprocess.Popen(
+        [str(part) for part in [*command, '--work-dir', tmp_path / 'killed']],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    history = tmp_path / 'killed' / 'history.jsonl'
+    while killed.poll() is None and not (history.exists() and history.read_bytes().count(b'\n') >= 3):
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    kept = history.read_bytes().rsplit(b'\n', 1)[0]
+    resumed = run_process(*command, '--work-dir', tmp_path / 'killed', '--resume', cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout
+    assert history.read_bytes().startswith(kept)
+    assert scores(tmp_path / 'killed') == scores(whole)
+
+
+def test_ready_config_is_within_the_budget_and_tells_its_cost(searched, whole, tmp_path):
+    chosen = json.loads((whole / 'search_tiny.json').read_text())['chosen']
+    assert chosen['bops'] <= 0.85
+    ready = whole / 'tiny_searched.py'
+    assert list(Config.fromfile(ready).model.backbone.low_ratios) == chosen['low_ratios']
+    assert (whole / 'pareto_tiny.png').stat().st_size > 1000
+    tested = run_tool('test.py', ready, searched[1], '--work-dir', 'tested', cwd=tmp_path)
+    assert tested.returncode == 0, tested.stdout
+    line = [line for line in tested.stdout.splitlines() if 'backbone cost over 4 inputs' in line]
+    assert len(line) == 1
+    assert f'relative BOPs {chosen["bops"]:.3f}' in line[0]
+
+
+def test_two_ranks_find_the_same(searched, whole, tmp_path):
+    launch = (sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29713')
+    command = (TOOLS / 'search.py', *searched, *ARGUMENTS, '--work-dir', 'two', '--launcher', 'pytorch')
+    two = run_process(*launch, *command, cwd=tmp_path)
+    assert two.returncode == 0, two.stdout
+    assert scores(tmp_path / 'two') == scores(whole)
+    assert two.stdout.count('chosen (*)') == 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--ann-file', 'annotations.json', '--image-prefix', 'images/'], 'results are reported on'),
+        (['--ann-file', 'annotations.json'], '--image-prefix'),
+        (['--budget', '0.2'], 'add --prune'),
+        (['--budget', '1.5'], '--budget 1.5'),
+        (['--objectives', 'map'], '--objectives'),
+        (['--population', '1'], '--population 1'),
+        (['--images', '0'], '--images 0'),
+        (['--cfg-options', 'model.backbone.quant.w_bits=4'], 'w_bits'),
+    ],
+)
+def test_user_errors_are_one_line(searched, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        load_tool('search.py').main([*(str(path) for path in searched), '--images', '2', *arguments])
+    assert message in str(stop.value.code)
+
+
+def test_uncalibrated_checkpoint_is_refused(searched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(searched[1], weights_only=False)
+    stock = {k: v for k, v in content['state_dict'].items() if not ('quant' in k or 'folded' in k or 'operands' in k)}
+    torch.save({'meta': {}, 'state_dict': stock}, tmp_path / 'float.pth')
+    with pytest.raises(SystemExit) as stop:
+        load_tool('search.py').main([str(searched[0]), str(tmp_path / 'float.pth'), '--images', '2'])
+    assert 'is not calibrated' in str(stop.value.code)
+
+
+def test_feature_error_is_zero_without_quantization_and_grows_with_low_windows(searched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_tool('search.py').main(
+        [*(str(path) for path in searched), *ARGUMENTS[:4], '--images', '2', '--objectives', 'proxy,bops']
+    )
+    found = json.loads((tmp_path / 'work_dirs' / 'search_tiny' / 'search_tiny.json').read_text())
+    assert 0 < found['every_window_high']['proxy'] < min(row['proxy'] for row in found['evaluated'])
