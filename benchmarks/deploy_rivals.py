@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import mixaq_mmdet  # noqa: F401  (importing prepares the host)
+
 Work = Callable[[Tensor], Any]
 CALIBRATION_SIZE = (224, 224)
 
@@ -27,7 +29,8 @@ def float_swin(weights: str | None) -> nn.Module:
     from mmdet.models.backbones import SwinTransformer
 
     torch.manual_seed(0)
-    model = SwinTransformer().eval()
+    model = SwinTransformer()
+    model.eval()  # returns None
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and 'bias_table' not in name:  # stock's tiny initial weights leave every block idle
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
