@@ -1,4 +1,4 @@
-"""The demo: a small mini-COCO set, the shipped detector evaluated on it, a table and a picture.
+"""The demo: a small mini-COCO set; the shipped detector, and its quantized twins, evaluated on it; pictures.
 
 ``make demo`` runs it. Everything it writes lies under data/ and outputs/, which git ignores.
 """
@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 warnings.filterwarnings('ignore')  # of the host's own imports; before they happen
 
@@ -29,30 +29,38 @@ from rich.table import Table  # noqa: E402
 
 import mixaq_mmdet  # noqa: F401, E402  (importing registers)
 from mixaq_mmdet.engine.evaluate import Evaluation, build_dataloader, evaluate  # noqa: E402
+from mixaq_mmdet.models.backbone_cost import CostMeter  # noqa: E402
+from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / 'data' / 'minicoco-demo'
 OUTPUT = ROOT / 'outputs' / 'demo'
 IMAGES = 60
+SIZE = 256  # pixels
 SPLITS = ('train', 'calib', 'search', 'val', 'test')
 PICTURE_GRID = (2, 3)
 SCORE_THRESHOLD = 0.6
 
 
 class Row(NamedTuple):
-    """One line of the table: a recipe and the weights it runs with."""
+    """One line of the table: a recipe, the weights it runs with, and the share of windows at low bits."""
 
     name: str
     config: Path
     checkpoint: Path
+    low_ratios: Any = None
 
 
+MIXAQ_RECIPE = ROOT / 'configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w4a8.py'
+CALIBRATED = OUTPUT / 'mixaq' / 'epoch_1.pth'
 ROWS = (
     Row(
         'float',
         ROOT / 'configs/mini/mask-rcnn_swin-mini_float.py',
         ROOT / 'checkpoints/mask-rcnn_swin-mini_float.pth',
     ),
+    Row('W4A8, all windows alike', MIXAQ_RECIPE, CALIBRATED, low_ratios=0.0),
+    Row('W4A8, low windows at A4', MIXAQ_RECIPE, CALIBRATED),
 )
 
 
@@ -76,12 +84,33 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def measure(row: Row) -> tuple[Evaluation, float]:
-    """Evaluate ``row`` and time it: (result, seconds)."""
+def calibrate() -> None:
+    """Quantize the shipped detector without training, as a user would: ``tools/train.py`` on a PTQ recipe."""
+    if CALIBRATED.exists():
+        return
+    options = ['--work-dir', str(CALIBRATED.parent), '--cfg-options', 'train_cfg.num_images=4']
+    command = [sys.executable, str(ROOT / 'tools/train.py'), str(MIXAQ_RECIPE), *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f'calibration failed:\n{done.stdout}{done.stderr}')
+
+
+def measure(row: Row) -> tuple[Evaluation, dict[str, Any] | None, float]:
+    """Evaluate ``row`` and time it: (result, cost of its backbone where it is quantized, seconds)."""
+    with quiet():
+        config = Config.fromfile(row.config)
+    if row.low_ratios is not None:
+        config.model.backbone.low_ratios = row.low_ratios
     started = time.perf_counter()
     with quiet():
-        result = evaluate(row.config, row.checkpoint)
-    return result, time.perf_counter() - started
+        result = evaluate(config, row.checkpoint)
+    seconds = time.perf_counter() - started
+    backbone = result.detector.backbone
+    if not isinstance(backbone, TwoBranchSwin):
+        return result, None, seconds
+    meter = CostMeter()
+    meter.watch(backbone, (torch.empty(1, 3, SIZE, SIZE),))
+    return result, meter.summary(backbone), seconds
 
 
 def draw(image: np.ndarray, prediction, classes: tuple[str, ...]) -> np.ndarray:
@@ -132,17 +161,25 @@ def main() -> int:
     console.print(f'[bold]mixaq_mmdet demo[/bold]: {IMAGES} images of mini-COCO, evaluated by pycocotools')
     make_data()
 
-    columns = ('model', 'box AP', 'box AP50', 'mask AP', 'mask AP50', 'seconds')
-    table = Table(*columns, caption=f'{IMAGES} images tell AP to a few points')
+    console.print('calibrating the quantized detector on 4 images ...')
+    calibrate()
+    columns = ('model', 'box AP', 'box AP50', 'mask AP', 'mask AP50', 'act. bits', 'BOPs', 'seconds')
+    caption = (
+        f'{IMAGES} images tell AP to a few points. Activation bits: mean over the backbone; BOPs: its bit operations '
+        'against all windows high, a count and not a speed'
+    )
+    table = Table(*columns, caption=caption)
+    table.columns[0].no_wrap = True
     for row in ROWS:
         console.print(f'evaluating {row.name} ...')
-        result, seconds = measure(row)
+        result, cost, seconds = measure(row)
         figures = [
             100 * result.metrics[f'coco/{key}'] for key in ('bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50')
         ]
-        table.add_row(row.name, *(f'{figure:.1f}' for figure in figures), f'{seconds:.0f}')
+        counted = ('32', '') if cost is None else (f'{cost["mean_activation_bits"]:.1f}', f'{cost["relative"]:.2f}')
+        table.add_row(row.name, *(f'{figure:.1f}' for figure in figures), *counted, f'{seconds:.0f}')
     console.print(table)
-    console.print(f'picture: {picture(ROWS[0], result.detector).relative_to(ROOT)}')
+    console.print(f'picture of the last: {picture(ROWS[-1], result.detector).relative_to(ROOT)}')
     return 0
 
 
