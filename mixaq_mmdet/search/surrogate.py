@@ -14,7 +14,7 @@ from . import nsga
 from .space import LARGEST, Candidate, SearchSpace
 from .study import non_dominated
 
-INNER_POPULATION, INNER_GENERATIONS = 60, 25
+INNER_POPULATION, INNER_GENERATIONS = 40, 15
 STRENGTHS = np.logspace(-4, 2, 13)
 
 
