@@ -176,7 +176,8 @@ def markdown(summary: dict[str, Any]) -> str:
     return f"""# Robustness
 
 Relative loss: the share of the AP on val that is lost on its corrupted twins, in percent, mean over fog, noise, blur
-and contrast. SAQA runs 40 % of the windows low; SparseViT prunes at the same realised cost. Intervals are over pictures.
+and contrast. SAQA runs 40 % of the windows low; SparseViT prunes at the same realised cost. Intervals are over
+pictures.
 
 {claims_table(summary['claims'])}
 
