@@ -109,6 +109,8 @@ def _add_linear(state: dict[str, Tensor], header: dict[str, Any], path: str, lay
     """Packed codes with their grid; the grid of a layer outside blocks comes along in the header."""
     if not isinstance(layer, QuantWeight) or not isinstance(layer.weight_quant, UniformQuantizer):
         raise ValueError(f'{path}: the weight has no uniform grid; convert models of MinMax, Percentile, MSE or RepQ')
+    if layer.compensation is not None:
+        raise ValueError(f'{path}: a low-rank compensation has no integer form; calibrate with ranks=[] to convert')
     quantizer = layer.weight_quant
     codes = quantize(layer.weight.detach(), quantizer.scale, quantizer.zero_point, quantizer.bits, quantizer.axis)
     rows = layer.weight.shape[0]

@@ -201,8 +201,10 @@ class _Descent:
                     loss = owner.loss(index) + (0 if self.cost is None else self.cost())
                     if not bool(torch.isfinite(loss)):
                         raise ValueError(f'reconstruction of {owner.name} diverged; lower quant.lr, quant.interval_lr')
-                    found = torch.autograd.grad(loss, self.tensors, allow_unused=True)
-                grads = [zero if grad is None else grad for zero, grad in zip(grads, found, strict=True)]
+                    # nothing to learn where every layer chose rank 0
+                    found = torch.autograd.grad(loss, self.tensors, allow_unused=True) if loss.requires_grad else ()
+                for place, grad in enumerate(found):
+                    grads[place] = grads[place] if grad is None else grad
         finally:
             for tensor in self.tensors:
                 tensor.requires_grad_(False)

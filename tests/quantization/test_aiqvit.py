@@ -93,7 +93,7 @@ class FirstBlock:
 
 
 def test_reconstruction_lowers_the_error_of_both_branches_on_held_out_images():
-    model = backbone({'method': 'AIQViT', **BITS, 'ranks': [4], 'steps': 100, 'lr': 5e-3})
+    model = backbone({'method': 'AIQViT', **BITS, 'w_bits': 2, 'ranks': [8], 'steps': 100, 'lr': 5e-3})
     method, block = model.quant_method, model.stages[0].blocks[0]
     train, held_out = FirstBlock(model, images(4)), FirstBlock(model, images(2, seed=11))
     before_fit = method._learns

@@ -1,8 +1,8 @@
 """AIQViT (arXiv 2502.04628): low-rank compensation of searched rank, focusing attention quantizer, curriculum.
 
 On top of RepQ's ranges and fold, each block is reconstructed (``quantization/reconstruction.py``): every linear layer
-of a two-branch block and of patch merging runs Q(W) + B A, and the attention probabilities of each branch have a learned
-interval. Weights and compensation are shared by the branches.
+of a two-branch block and of patch merging runs Q(W) + B A, and the attention probabilities of each branch have an
+interval that is learned. Weights and compensation are shared by the branches.
 """
 
 from __future__ import annotations

@@ -1,0 +1,171 @@
+"""AIQViT part by part on val, alone and under MixA-Q: docs/results/aiqvit.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..experiment import Experiment
+from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..stage import Stage
+from ..statistics import difference, score
+from .float_models import FLOAT
+from .ptq import DETECTOR, HARD, QUANT, W3A3, W4A4, calibrated
+
+RECIPE = 'aiqvit-w4a4'
+ALONE = {f'{QUANT}ranks': [], f'{QUANT}curriculum': False}
+FIXED_RANK = {f'{QUANT}ranks': [8], f'{QUANT}curriculum': False}
+SEARCHED_RANK = {f'{QUANT}curriculum': False}
+SEEDS = range(5)
+
+FOCUSING = calibrated('+ focusing quantizer', RECIPE, **ALONE)
+FIXED = calibrated('+ compensation of rank 8', RECIPE, **FIXED_RANK)
+SEARCHED = calibrated('+ searched rank', RECIPE, **SEARCHED_RANK)
+WHOLE = calibrated('+ curriculum: AIQViT', RECIPE)
+MIXED = calibrated('AIQViT W4A4/A2, half low', 'mixaq-aiqvit-w4a4')
+CORE = [FLOAT, W4A4, FOCUSING, FIXED, SEARCHED, WHOLE, HARD, MIXED]
+
+W3A3_WHOLE = calibrated('AIQViT W3A3', RECIPE, **{f'{QUANT}w_bits': 3, f'{QUANT}a_bits': 3})
+# neck and heads are RepQ's in both arms: the compensation is the backbone's
+DETECTOR_WHOLE = calibrated(
+    'AIQViT W4A4, heads by RepQ', 'ptq-w4a4-detector', **{'model.backbone.quant.method': 'AIQViT'}
+)
+SIZES = [
+    calibrated(f'AIQViT, {number} calibration pictures', RECIPE, **{'train_cfg.num_images': number})
+    for number in (8, 16, 64)
+]
+TIMES = [
+    calibrated(f'AIQViT, {name} the steps', RECIPE, **{f'{QUANT}steps': steps, f'{QUANT}search_steps': search})
+    for name, steps, search in (('a quarter of', 40, 15), ('four times', 640, 240))
+]
+
+
+def seeded(experiment: Experiment, recipe: str, overrides: dict[str, Any]) -> list[Experiment]:
+    """The experiment and its repeats: each seed draws other pictures, and other factors where there are some."""
+    repeats = [experiment]
+    for seed in SEEDS[1:]:
+        edits = {**overrides, 'train_cfg.seed': seed}
+        if recipe == RECIPE:
+            edits[f'{QUANT}seed'] = seed
+        repeats.append(calibrated(f'{experiment.name}, seed {seed}', recipe, **edits))
+    return repeats
+
+
+REPEATS = {
+    'repq': seeded(W4A4, 'ptq-w4a4', {}),
+    'focusing': seeded(FOCUSING, RECIPE, ALONE),
+    'fixed': seeded(FIXED, RECIPE, FIXED_RANK),
+    'searched': seeded(SEARCHED, RECIPE, SEARCHED_RANK),
+    'whole': seeded(WHOLE, RECIPE, {}),
+}
+FULL = [W3A3, W3A3_WHOLE, DETECTOR, DETECTOR_WHOLE, *SIZES, *TIMES]
+FULL += [experiment for repeats in REPEATS.values() for experiment in repeats]
+
+# claim: (treatment, control)
+DIFFERENCES: dict[str, tuple[Sequence[Experiment], Sequence[Experiment]]] = {
+    'V1': ([FOCUSING], [W4A4]),
+    'V2': ([FIXED], [FOCUSING]),
+    'V3': ([SEARCHED], [FIXED]),
+    'V4': ([WHOLE], [SEARCHED]),
+    'V5': ([WHOLE], [W4A4]),
+    'V6': ([MIXED], [HARD]),
+    'V7': ([W3A3_WHOLE], [W3A3]),
+    'V8': ([DETECTOR_WHOLE], [DETECTOR]),
+    'V9': (REPEATS['searched'], REPEATS['fixed']),
+    'V10': (REPEATS['whole'], REPEATS['repq']),
+}
+
+STAGES = [
+    Stage(
+        'aiqvit',
+        'AIQViT part by part at W4A4, alone and under MixA-Q, on val',
+        CORE,
+        hours=0.6,
+        claims=['V1', 'V2', 'V3', 'V4', 'V5', 'V6'],
+        topics=['aiqvit'],
+        rank=60,
+    ),
+    Stage(
+        'aiqvit-full',
+        'AIQViT at W3A3, beside a quantized detector, over five seeds, by calibration size and time',
+        FULL,
+        hours=4,
+        tier='full',
+        claims=['V7', 'V8', 'V9', 'V10'],
+        topics=['aiqvit'],
+        rank=60,
+    ),
+]
+
+
+def summarise(reader: Reader) -> dict[str, Any]:
+    """The page's numbers."""
+    claims = reader.claims()
+    judged = []
+    for name, arms in DIFFERENCES.items():
+        treatment, control = ([reader.matches(experiment) for experiment in arm] for arm in arms)
+        complete = all(matches is not None for matches in [*treatment, *control])
+        if len(treatment) == 1:
+            treatment, control = treatment[0], control[0]
+        judged.append(claims[name].judge(difference(treatment, control) if complete else None))
+    rows = {experiment.name: experiment for experiment in [*CORE, *FULL]}
+    return {'rows': [_row(reader, experiment) for experiment in rows.values()], 'claims': judged}
+
+
+def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
+    row: dict[str, Any] = {'name': experiment.name, 'result': None}
+    result, matches = reader.result(experiment), reader.matches(experiment)
+    if result is None or matches is None:
+        return row
+    row['result'] = {
+        'box': score(matches).as_dict(),
+        'mask': 100 * result['metrics']['coco/segm_mAP'],
+        'cost': result['extras'].get('cost'),
+    }
+    return row
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The page."""
+    header = ['model', 'box AP', '95 %', 'mask AP', 'G MACs', 'T bit operations']
+    return f"""# AIQViT
+
+Mini Mask R-CNN on val (500 pictures), W4A4 in the backbone, 32 calibration pictures of `calib`, one seed unless a row
+says otherwise. Each row of the first block adds one part to the row above. *G MACs* and *T bit operations* (MACs x
+weight bits x activation bits) are the backbone's, the compensation's float factors included. All of this is *simulated*
+(fake quantization). [What is ours in it](../aiqvit.md).
+
+{claims_table(summary['claims'])}
+
+{table(header, [_cells(row['name'], row['result']) for row in summary['rows']])}
+"""
+
+
+def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
+    if result is None:
+        return [name, NOT_RUN, *[None] * 4]
+    box, cost = result['box'], result['cost']
+    return [
+        name,
+        box['estimate'],
+        f'{box["low"]:.2f} .. {box["high"]:.2f}',
+        result['mask'],
+        None if cost is None else cost['macs']['executed'] / 1e9,
+        None if cost is None else cost['bit_operations']['standard']['executed'] / 1e12,
+    ]
+
+
+def plot(summary: dict[str, Any], figure: Any) -> None:
+    """Box AP of each row."""
+    axes = figure.subplots()
+    shown = [row for row in summary['rows'] if row['result']]
+    for place, row in enumerate(reversed(shown)):
+        box = row['result']['box']
+        errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
+        colour = COLOURS[1] if 'low' in row['name'] else COLOURS[0]
+        axes.errorbar([box['estimate']], [place], xerr=errors, fmt='o', color=colour, ms=5, capsize=3)
+    axes.set_yticks(range(len(shown)), [row['name'] for row in reversed(shown)], fontsize=7)
+    axes.set(title='box AP on val, 95 % interval over pictures', xlabel='box AP')
+
+
+TOPICS = [Topic('aiqvit', summarise, markdown, plot, size=(8.5, 5))]
