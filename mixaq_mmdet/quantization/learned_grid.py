@@ -123,8 +123,8 @@ def _part_gradients(
 ) -> list[Tensor | None]:
     """Gradients of a part's step and offsets; writes that of its entries into ``grad_x``."""
     step, before, after = parameters
-    grads = [None if tensor is None else torch.zeros_like(tensor) for tensor in parameters]
-    grad_step, grad_before, grad_after = grads
+    grad_step = torch.zeros_like(step)
+    grad_before, grad_after = (None if tensor is None else torch.zeros_like(tensor) for tensor in (before, after))
     for start, stop in _chunks(x, part):
         rows = start - part.start, stop - part.start
         own = _own_rows(step, x, *rows).clamp(min=MIN_STEP)
@@ -135,14 +135,14 @@ def _part_gradients(
         to_input = torch.mul(upstream, inside)
         if grad_x is not None:
             grad_x[start:stop].copy_(to_input)
-        if grad_before is not None:
+        if before is not None and grad_before is not None:
             grad_before += to_input.sum_to_size(before.shape)
-        if grad_after is not None:
+        if after is not None and grad_after is not None:
             grad_after += upstream.sum_to_size(after.shape)
         # inside: g round(u) - g u; outside: g times the clipped code
         change = torch.round(clipped, out=scaled).mul_(upstream).addcmul_(clipped, to_input, value=-1)
         _own_rows(grad_step, x, *rows).add_(change.sum_to_size(own.shape), alpha=part.gradient_scale)
-    return grads
+    return [grad_step, grad_before, grad_after]
 
 
 def _grouped(tensors: Sequence[Any]) -> list[Parameters]:

@@ -46,7 +46,8 @@ class LearnedQuantizer(Quantizer):
         self.unsigned = unsigned
         self.weight = weight
         self.per_token = per_token and self.tokens > 1
-        self.lowest, self.highest = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        self.lowest: int = 0 if unsigned else -(2 ** (bits - 1))
+        self.highest: int = self.lowest + 2**bits - 1
         self.step = nn.Parameter(torch.ones((self.tokens,) if self.per_token else self.shape))
         self.before = nn.Parameter(torch.zeros(self.channels)) if offsets else None
         self.after = nn.Parameter(torch.zeros(self.channels)) if offsets else None
