@@ -129,8 +129,6 @@ def test_uncalibrated_checkpoint_is_refused(searched, tmp_path, monkeypatch):
 
 def test_feature_error_is_zero_without_quantization_and_grows_with_low_windows(searched, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    load_tool('search.py').main(
-        [*(str(path) for path in searched), *ARGUMENTS[:4], '--images', '2', '--objectives', 'proxy,bops']
-    )
+    load_tool('search.py').main([*(str(path) for path in searched), *ARGUMENTS, '--objectives', 'proxy,bops'])
     found = json.loads((tmp_path / 'work_dirs' / 'search_tiny' / 'search_tiny.json').read_text())
     assert 0 < found['every_window_high']['proxy'] < min(row['proxy'] for row in found['evaluated'])
