@@ -100,7 +100,7 @@ def make_step(arm: str, batch: int) -> Callable[[], None]:
             backbone.sample_ratios(*sampler.draw(backbone.num_pairs, next(draws)))
         replaced = patch(PATCHED, ARMS[arm]) if ARMS[arm] is not None else nullcontext()
         with replaced:
-            losses, _ = model.parse_losses(model.loss(**data))
+            losses, _ = model.parse_losses(model.loss(data['inputs'], data['data_samples']))
             losses.backward()
         model.zero_grad(set_to_none=True)
 
