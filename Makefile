@@ -22,7 +22,7 @@ nightly: setup
 lint: setup
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(VENV)/mypy mixaq_mmdet/windows mixaq_mmdet/quantization
+	@$(VENV)/mypy mixaq_mmdet/windows mixaq_mmdet/quantization mixaq_mmdet/search
 
 format: setup
 	@$(VENV)/ruff check --fix .

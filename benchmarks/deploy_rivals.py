@@ -63,7 +63,7 @@ def compiled(weights: str | None, images: Tensor) -> Work:
 
 
 def torchao(weights: str | None, images: Tensor) -> Work:
-    """torchao's dynamic int8, compiled under bfloat16 autocast."""
+    """torchao's dynamic int8, compiled."""
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     model = float_swin(weights)

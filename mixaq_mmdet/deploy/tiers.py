@@ -67,7 +67,7 @@ def plan_tiers(blocks: Sequence[BlockWeights], engine: str = 'auto') -> TierPlan
         reason = reasons[0]
     if engine == 'kernels':
         raise ValueError(f'engine="kernels" cannot run here: {reason}; use engine="auto"')
-    tiers = _describe(blocks, 'exact integers in plain torch, no faster than float')
+    tiers = _describe(blocks, 'exact integers in plain torch')
     return TierPlan('torch', TorchBlock, f'{tiers}, because {reason}')
 
 
