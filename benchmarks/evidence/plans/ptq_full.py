@@ -1,0 +1,82 @@
+"""Training-free quantization beyond the core rows: calibration seeds, methods, ratios, float models, test splits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..experiment import Experiment
+from ..render import Reader, Topic, table
+from ..stage import Stage
+from ..statistics import difference, score
+from .float_models import FLOAT, SECOND, SHIPPED
+from .ptq import COST, MIXED, QUANT, RATIOS, RECIPE, W4A4, W4A8, of
+
+METHODS = ('MinMax', 'Percentile', 'MSE')
+BITS = ('w8a8', 'w4a8', 'w4a4')
+UNIFORM_RATIOS = (0.2, 0.4, 0.6, 0.8)
+CALIBRATION_SEEDS = (1, 2, 3, 4)  # beside the core rows' 0
+
+
+def calibrated_on(start: Experiment | str, name: str, recipe: str, **overrides: Any) -> Experiment:
+    """Calibrate a float model by a recipe, then evaluate it."""
+    return Experiment(name, 'train', config=RECIPE.format(recipe), overrides=overrides, starts_from=start, probe=COST)
+
+
+SEEDS = [
+    calibrated_on(SHIPPED, f'{row.name}, calibration {seed}', recipe, **{'train_cfg.seed': seed})
+    for row, recipe in ((W4A8, 'ptq-w4a8'), (MIXED, 'mixaq-ptq-w4a8'), (W4A4, 'ptq-w4a4'))
+    for seed in CALIBRATION_SEEDS
+]
+GRID = [
+    calibrated_on(SHIPPED, f'{method} {bits.upper()}, all', f'ptq-{bits}', **{f'{QUANT}method': method})
+    for method in METHODS
+    for bits in BITS
+]
+CURVE = [of(MIXED, f'MixA-Q W4A8/A4, ratio {ratio}', **{RATIOS: [ratio] * 6}) for ratio in UNIFORM_RATIOS]
+SECOND_MODEL = [
+    calibrated_on(SECOND, f'{row.name}, second float model', recipe)
+    for row, recipe in ((W4A8, 'ptq-w4a8'), (MIXED, 'mixaq-ptq-w4a8'), (W4A4, 'ptq-w4a4'))
+]
+SEALED = [row.on(split) for row in (W4A8, MIXED, W4A4) for split in ('test', 'test_b')]
+
+STAGES = [
+    Stage('ptq-test', 'W4A8, W4A4 and MixA-Q on the test splits', SEALED, 0.6, 'full', topics=['ptq_full'], rank=15),
+    Stage('ptq-seeds', 'four more calibration sets', SEEDS, 0.5, 'full', topics=['ptq_full'], rank=30),
+    Stage('ptq-grid', 'all methods, and ratios', [*GRID, *CURVE], 0.6, 'full', topics=['ptq_full'], rank=40),
+    Stage('ptq-second', 'the second float model', SECOND_MODEL, 0.2, 'full', topics=['ptq_full'], rank=50),
+]
+
+
+def summarise(reader: Reader) -> dict[str, Any]:
+    """AP of every row, and its difference from the float model where both saw the same pictures."""
+    rows = []
+    for experiment in [row for stage in STAGES for row in stage.experiments]:
+        matches = reader.matches(experiment)
+        row: dict[str, Any] = {'name': experiment.name, 'split': experiment.split, 'box': None, 'loss': None}
+        if matches is not None:
+            row['box'] = score(matches).as_dict()
+            reference = SECOND if experiment in SECOND_MODEL else FLOAT
+            same_pictures = reference if experiment.split == 'val' else reference.on(str(experiment.split))
+            paired = reader.matches(same_pictures)
+            row['loss'] = None if paired is None else difference(matches, paired).as_dict()
+        rows.append(row)
+    return {'rows': rows}
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The page."""
+    cells = [[row['name'], row['split'], *_interval(row['box']), *_interval(row['loss'])] for row in summary['rows']]
+    header = ['model', 'split', 'box AP', '95 %', 'against float', '95 %']
+    return f"""# Training-free quantization: seeds, methods, ratios, splits
+
+As [the core rows](ptq.md), one row per calibration; exploratory, without a claim of its own.
+
+{table(header, cells)}
+"""
+
+
+def _interval(found: dict[str, Any] | None) -> list[Any]:
+    return [None, None] if found is None else [found['estimate'], f'{found["low"]:.2f} .. {found["high"]:.2f}']
+
+
+TOPICS = [Topic('ptq_full', summarise, markdown)]
