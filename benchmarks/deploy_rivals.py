@@ -21,7 +21,6 @@ from torch import Tensor, nn
 import mixaq_mmdet  # noqa: F401  (importing prepares the host)
 
 Work = Callable[[Tensor], Any]
-CALIBRATION_SIZE = (224, 224)
 
 
 def float_swin(weights: str | None) -> nn.Module:
@@ -31,9 +30,6 @@ def float_swin(weights: str | None) -> nn.Module:
     torch.manual_seed(0)
     model = SwinTransformer()
     model.eval()  # returns None
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and 'bias_table' not in name:  # stock's tiny initial weights leave every block idle
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     if weights:
         from mmengine.runner import load_checkpoint
 
@@ -107,7 +103,7 @@ def onnx_static(weights: str | None, images: Tensor) -> Work:
 
 
 def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0.0) -> Work:
-    """IntegerSwin, W8A8, calibrated on random images."""
+    """IntegerSwin, W8A8, calibrated on another random image of the same size."""
     from mixaq_mmdet.deploy import IntegerSwin
     from mixaq_mmdet.deploy.convert import convert_backbone
     from mixaq_mmdet.engine.calibration import Calibrator
@@ -115,7 +111,7 @@ def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0
 
     simulated = TwoBranchSwin(quant=dict(method='MinMax', w_bits=8, a_bits=8, w_symmetric=True))
     simulated.load_state_dict(float_swin(weights).state_dict())
-    noise = torch.randn(1, 3, *CALIBRATION_SIZE, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(2))
     Calibrator(simulated).run([noise])
     model = IntegerSwin(low_ratios=low, prune_ratios=prune)
     model.load_state_dict(convert_backbone(simulated))
