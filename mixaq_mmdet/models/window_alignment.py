@@ -89,9 +89,12 @@ class WindowAlignedMaskRCNN(MaskRCNN):
         """Mask R-CNN's losses and ``loss_alignment``; batch_inputs is (B, 3, rows, columns)."""
         with stage_inputs(self.backbone) as streams:
             losses = super().loss(batch_inputs, batch_data_samples)
-        losses['loss_alignment'] = self.alignment_weight * torch.stack(
-            [self._alignment(stream, batch_data_samples, batch_inputs.shape[-2:]) for stream in streams]
-        ).mean()
+        losses['loss_alignment'] = (
+            self.alignment_weight
+            * torch.stack(
+                [self._alignment(stream, batch_data_samples, batch_inputs.shape[-2:]) for stream in streams]
+            ).mean()
+        )
         return losses
 
     def _alignment(self, stream: Tensor, data_samples: SampleList, size: Sequence[int]) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixaq_mmdet.models.window_alignment import stage_inputs
 from mixaq_mmdet.windows.geometry import partition, window_grid
 from mixaq_mmdet.windows.importance import build_importance, image_keys
 
@@ -103,18 +104,14 @@ def layer_norms(backbone: nn.Module) -> Iterator[tuple[int, str, nn.Module]]:
 @contextmanager
 def hooked(backbone: nn.Module) -> Iterator[tuple[list[Tensor], list[tuple[int, str, ChannelRange]]]]:
     """While entered, the list receives each stage's input as (1, H, W, C), and the ranges follow the LayerNorms."""
-    streams: list[Tensor] = []
     ranges = [(stage, name, ChannelRange()) for stage, name, _ in layer_norms(backbone)]
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, tuple[int, int]]) -> None:
-        tokens, (height, width) = inputs[0], inputs[1]
-        streams.append(tokens.detach().view(len(tokens), height, width, -1))
-
-    handles = [stage.register_forward_pre_hook(keep) for stage in backbone.stages]
-    for (_, _, norm), (_, _, follower) in zip(layer_norms(backbone), ranges, strict=True):
-        handles.append(norm.register_forward_hook(follower))
+    handles = [
+        norm.register_forward_hook(follower)
+        for (_, _, norm), (_, _, follower) in zip(layer_norms(backbone), ranges, strict=True)
+    ]
     try:
-        yield streams, ranges
+        with stage_inputs(backbone) as streams:
+            yield streams, ranges
     finally:
         for handle in handles:
             handle.remove()
