@@ -84,6 +84,11 @@ class Experiment:
         source = self if self.kind == 'train' else self.starts_from
         return replace(self, name=name or f'{self.name}-{split}', kind='evaluate', starts_from=source, split=split)
 
+    def from_model(self, start: Experiment | str) -> Experiment:
+        """The same experiment, and all that it starts from, on another float model."""
+        before = self.starts_from
+        return replace(self, starts_from=before.from_model(start) if isinstance(before, Experiment) else start)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON; ``from_dict`` reads it back."""
         return asdict(self)
