@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
-from torch.utils.data import BatchSampler, DataLoader
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.model import BaseModel
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mixaq_mmdet.engine.hooks import exact_resume
 from mixaq_mmdet.engine.hooks.exact_resume import ExactResumeHook, random_states, set_random_states
@@ -135,14 +137,15 @@ def test_each_rank_gets_its_own_states(runner, monkeypatch):
         ({'checkpoint': {}}, 'holds no random states'),
         ({'world_size': 2}, 'saved by 1 ranks and 2 resume'),
         ({'workers': 2}, 'num_workers=2'),
-        ({'loop': IterBasedTrainLoop}, 'only epoch-based'),
+        ({'loop': BaseLoop}, 'loops of type Loop do not resume exactly'),
     ],
 )
 def test_a_lost_promise_is_announced(runner, monkeypatch, caplog, change, warning):
     checkpoint = change.get('checkpoint', saved_at_epoch_end(runner))
     monkeypatch.setattr(exact_resume, 'get_world_size', lambda: change.get('world_size', 1))
     runner.train_dataloader.num_workers = change.get('workers', 0)
-    loop = change.get('loop', EpochBasedTrainLoop)
+    base = change.get('loop', EpochBasedTrainLoop)
+    loop = type('Loop', (base,), {'run': None})
     runner.train_loop = loop.__new__(loop)
     resume(runner, checkpoint)
     assert warning in caplog.text
@@ -152,3 +155,64 @@ def test_an_ordinary_start_is_silent(runner, caplog):
     runner.iter = 0
     ExactResumeHook().before_train(runner)
     assert caplog.text == ''
+
+
+class Flipped(Dataset):
+    """Five numbers, each with a sign that the transform draws; ``loaded`` counts what was made."""
+
+    loaded = 0
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        self.loaded += 1
+        return {'inputs': torch.tensor(index + 1.0) * np.random.choice([-1, 1])}  # noqa: NPY002
+
+
+class Dropped(BaseModel):
+    """A model with one weight and noise of its own; remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.seen: list[tuple[list[float], float]] = []
+
+    def forward(self, inputs: Tensor, mode: str) -> dict[str, Tensor]:
+        loss = (self.weight * inputs).square().mean() * torch.rand(())
+        self.seen.append((inputs.tolist(), float(loss.detach())))
+        return {'loss': loss}
+
+
+def iterations(folder, until: int, sampler: type, seed: int = 3, **options) -> tuple[Dropped, Flipped]:
+    """Train with a checkpoint after every second iteration; the model with what it saw, and the data."""
+    data = Flipped()
+    batches = BatchSampler(sampler(data, seed=seed), 2, drop_last=False)
+    model = Dropped()
+    runner = Runner(
+        model,
+        str(folder),
+        train_dataloader=DataLoader(data, batch_sampler=batches),
+        train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': until},
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.01}},
+        default_hooks={'checkpoint': {'type': 'CheckpointHook', 'interval': 2, 'by_epoch': False, 'save_last': False}},
+        custom_hooks=[{'type': 'ExactResumeHook'}],
+        randomness={'seed': 0},
+        experiment_name=f'{folder.name}_{until}_{seed}',
+        **options,
+    )
+    runner.train()
+    return model, data
+
+
+@pytest.mark.parametrize('sampler', [InfiniteSampler, DefaultSampler])
+def test_an_iteration_based_run_goes_on_as_if_uninterrupted(tmp_path, monkeypatch, sampler):
+    """Stopped after the fifth step, resumed behind the fourth; a sampler that ends starts anew in between."""
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
+    whole, _ = iterations(tmp_path / 'whole', 9, sampler)
+    iterations(tmp_path / 'interrupted', 5, sampler)
+    # a run without randomness.seed gets another seed by chance
+    resumed, data = iterations(tmp_path / 'interrupted', 9, sampler, seed=12345, resume=True)
+    assert resumed.seen == whole.seen[4:]
+    assert torch.equal(resumed.weight, whole.weight)
+    assert data.loaded == sum(len(batch) for batch, _ in resumed.seen), 'batches it has had are not loaded again'

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
-from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mixaq_mmdet.registry import HOOKS
+
+from ..resumed_batches import ResumedBatches, shuffler
 
 CHECKPOINT_KEY = 'exact_resume'
 _GENERATOR = 'MT19937'  # numpy's global generator, the only one np.random.set_state takes
@@ -54,14 +56,15 @@ class ExactResumeHook(Hook):
     """Make a resumed run equal to the uninterrupted one.
 
     mmengine saves the model and the optimizer but no random state, so DropPath, flips and samplers differ from the
-    first iteration after a resume. This hook stores the states of every rank in epoch-end checkpoints, restores them
-    when training goes on, and hides validation from the training's generators (a resumed run does not repeat it).
+    first iteration after a resume. This hook stores the states of every rank in checkpoints, restores them when
+    training goes on, and hides validation from the training's generators (a resumed run does not repeat it).
 
-    The promise holds for epoch-based loops, ``num_workers=0`` and the same number of ranks; otherwise a warning says
-    what is lost. Data sets and transforms that keep a state of their own (CachedMosaic and its like) are outside.
+    The promise holds for checkpoints at the end of an epoch in epoch-based loops and for those of CheckpointHook in
+    iteration-based ones, with ``num_workers=0`` and the same number of ranks; otherwise a warning says what is lost.
+    Data sets and transforms that keep a state of their own (CachedMosaic and its like) are outside.
     """
 
-    # Just before CheckpointHook (VERY_LOW, 90): whatever draws numbers at the end of an epoch has done so by then.
+    # Just before CheckpointHook (VERY_LOW, 90): whatever draws numbers before it saves has done so by then.
     priority = 89
 
     def __init__(self) -> None:
@@ -79,35 +82,67 @@ class ExactResumeHook(Hook):
         stored, self._to_restore = self._to_restore, None
         if runner.iter == 0:  # load_from starts a new run
             return
+        if stored is not None:
+            shuffler(runner.train_dataloader).seed = stored['sampler_seed']
+        own = self._states_of_this_rank(runner, stored)
+        loop = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop) and not runner.train_dataloader.num_workers:
+            # the loop comes to the first new batch after this point, and restores there
+            loop.dataloader_iterator = ResumedBatches(
+                loop.dataloader_iterator, runner.iter, lambda: self._restore(runner, own)
+            )
+        else:
+            self._restore(runner, own)
+
+    @staticmethod
+    def _states_of_this_rank(runner: Runner, stored: dict[str, Any] | None) -> dict[str, Any] | None:
         if stored is None:
             runner.logger.warning(
                 'ExactResumeHook: the checkpoint holds no random states, the run goes on with fresh ones. '
-                'Only checkpoints saved at the end of an epoch with this hook in custom_hooks hold them.'
+                'Only checkpoints saved with this hook in custom_hooks hold them, in epoch-based loops those saved at '
+                'the end of an epoch.'
             )
-            return
-        _sampler(runner).seed = stored['sampler_seed']
+            return None
         ranks = stored['ranks']
         if len(ranks) != get_world_size():
             runner.logger.warning(
                 f'ExactResumeHook: the checkpoint was saved by {len(ranks)} ranks and {get_world_size()} resume; '
                 'the run goes on with fresh random states.'
             )
-            return
-        set_random_states(ranks[get_rank()])
-        runner.logger.info('ExactResumeHook: random states restored')
+            return None
+        return ranks[get_rank()]
+
+    @staticmethod
+    def _restore(runner: Runner, states: dict[str, Any] | None) -> None:
+        if states is not None:
+            set_random_states(states)
+            runner.logger.info('ExactResumeHook: random states restored')
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Forget the last epoch's states: a checkpoint in the middle of an epoch must not carry them."""
         self._states = None
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Forget the states of the last checkpoint."""
+        self._states = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Collect before a checkpoint of an iteration-based loop."""
+        if isinstance(runner.train_loop, IterBasedTrainLoop) and _saves_now(runner):
+            self._collect(runner)
+
     def after_train_epoch(self, runner: Runner) -> None:
-        """Collect the states of all ranks (every rank must come here, only one of them writes)."""
+        """Collect before a checkpoint of an epoch-based loop."""
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            seed = getattr(_sampler(runner), 'seed', None)
-            self._states = {'ranks': all_gather_object(random_states()), 'sampler_seed': seed}
+            self._collect(runner)
+
+    def _collect(self, runner: Runner) -> None:
+        """The states of all ranks: every rank must come here, only one of them writes."""
+        seed = getattr(shuffler(runner.train_dataloader), 'seed', None)
+        self._states = {'ranks': all_gather_object(random_states()), 'sampler_seed': seed}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the collected states; files written between epochs' ends have none."""
+        """Add the collected states; files written at other times have none."""
         if self._states is not None:
             checkpoint[CHECKPOINT_KEY] = self._states
 
@@ -122,8 +157,11 @@ class ExactResumeHook(Hook):
             self._before_validation = None
 
     def _warn_of_limits(self, runner: Runner) -> None:
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            runner.logger.warning('ExactResumeHook: only epoch-based training loops resume exactly')
+        if not isinstance(runner.train_loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+            runner.logger.warning(
+                f'ExactResumeHook: loops of type {type(runner.train_loop).__name__} do not resume exactly; '
+                'use EpochBasedTrainLoop or IterBasedTrainLoop'
+            )
         workers = runner.train_dataloader.num_workers
         if workers:
             runner.logger.warning(
@@ -132,9 +170,11 @@ class ExactResumeHook(Hook):
             )
 
 
-def _sampler(runner: Runner) -> Any:
-    """The sampler that shuffles: beside a batch sampler DataLoader shows a sequential dummy."""
-    loader = runner.train_dataloader
-    if hasattr(loader.sampler, 'set_epoch'):
-        return loader.sampler
-    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
+def _saves_now(runner: Runner) -> bool:
+    """Whether a CheckpointHook saves after the present iteration, the same answer on every rank."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch]
+    return any(
+        hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+        or (hook.save_last and hook.is_last_train_iter(runner))
+        for hook in hooks
+    )
