@@ -28,7 +28,7 @@ class TwoBranchSwin(SwinTransformer):
     Without quantizers it is stock Swin at any low ratio: parameters have stock names, stock files load strictly.
 
     In eval mode the configured ratios hold, in train mode the last sampled ones if any. A quantized backbone remembers
-    in the buffer ``low_trained`` that ratios were sampled: only then does training reach the low branch.
+    in the buffer ``low_trained`` that its low branch was trained: that a training step ran windows in it.
 
     Args:
         quant: quantization config (method, bits); None for float.
@@ -106,8 +106,6 @@ class TwoBranchSwin(SwinTransformer):
     def sample_ratios(self, low: Ratios, prune: Ratios = 0.0) -> None:
         """Set the ratios of train mode until the next call of this or of :meth:`set_ratios`."""
         self._sampled = checked_ratios(low, prune, self.num_pairs)
-        if self.low_trained is not None:
-            self.low_trained.fill_(1)
 
     @contextmanager
     def record_windows(self) -> Iterator[list[StageRecord]]:
@@ -128,6 +126,8 @@ class TwoBranchSwin(SwinTransformer):
             One (B, C_i, H_i, W_i) map for each of ``out_indices``.
         """
         self._check_input(x)
+        if self.low_trained is not None and self.training and torch.is_grad_enabled() and any(self.low_ratios):
+            self.low_trained.fill_(1)
         told = list(self.tell_stages(x, rank_all=self._records is not None))
         x, hw_shape = self.embed(x)
         outs = []

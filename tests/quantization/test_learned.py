@@ -263,10 +263,19 @@ class TestEveryTrainedMethod:
             else:
                 assert torch.equal(value, before[name]), name
 
-    def test_sampled_ratios_mark_the_low_branch_as_trained(self, method):
+    @pytest.mark.parametrize('sampled', [False, True])
+    def test_training_steps_with_low_windows_mark_the_low_branch_as_trained(self, method, sampled):
+        """Sampled or configured: what counts is that windows ran low while gradients were taken."""
         model = calibrated(method)
+        set_ratios = model.sample_ratios if sampled else model.set_ratios
+        set_ratios(0.0, 0.5)
+        model.train()(images()[0])
+        set_ratios(0.5)
+        with torch.no_grad():
+            model(images()[0])
+        model.eval()(images()[0])
         assert not model.low_trained
-        model.sample_ratios(0.5)
+        model.train()(images()[0])
         other = calibrated(method)
         other.load_state_dict(model.state_dict())
         assert other.low_trained
