@@ -10,6 +10,7 @@ import sys
 from mmengine.config import Config, ConfigDict
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
+from mixaq_mmdet.deploy.files import check_integer_checkpoint
 from mixaq_mmdet.engine import command_line
 
 FLIP_META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f'--out {args.out!r} must end in .pkl or .pickle')
         cfg = command_line.load_config(args)
         cfg.load_from = command_line.check_checkpoint(args.checkpoint, 'checkpoint')
+        check_integer_checkpoint(cfg, args.checkpoint)
         if args.show or args.show_dir:
             draw_predictions(cfg, args)
         if args.tta:

@@ -6,11 +6,10 @@ tensors. Nothing in it is code, so that ``torch.load(weights_only=True)`` reads 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixaq_mmdet.models import TwoBranchSwin
 from mixaq_mmdet.quantization import DETECTOR_BUFFER
@@ -21,22 +20,20 @@ from mixaq_mmdet.quantization.quantizers.logarithmic import Log2Quantizer
 from mixaq_mmdet.quantization.quantizers.uniform import UniformQuantizer
 
 from .packing import pack_codes
+from .state import BLOCK_LAYERS, FORMAT, HEADER, VERSION, Header, State, write_header
 
-FORMAT = 'mixaq_mmdet.integer_swin'
-VERSION = 1
-HEADER = 'integer_header'
 BRANCHES = ('high', 'low')
 
 
-def convert_backbone(backbone: nn.Module) -> dict[str, Tensor]:
+def convert_backbone(backbone: nn.Module) -> State:
     """The integer state of a calibrated backbone, all tensors on the CPU.
 
     Raises:
         ValueError: for a model that is not quantized, not calibrated, or holds tensors that integers cannot express.
     """
     check_convertible(backbone)
-    header: dict[str, Any] = {'format': FORMAT, 'version': VERSION, 'layers': {}, 'blocks': {}}
-    state: dict[str, Tensor] = {}
+    header: Header = {'format': FORMAT, 'version': VERSION, 'layers': {}, 'blocks': {}}
+    state: State = {}
     _add_linear(state, header, 'patch_embed.projection', backbone.patch_embed.projection)
     _add_norm(state, 'patch_embed.norm', backbone.patch_embed.norm)
     if backbone.use_abs_pos_embed:
@@ -51,7 +48,7 @@ def convert_backbone(backbone: nn.Module) -> dict[str, Tensor]:
     for index in backbone.out_indices:
         _add_norm(state, f'norm{index}', getattr(backbone, f'norm{index}'))
     state = {name: value.detach().cpu().clone() for name, value in state.items()}
-    return {HEADER: torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8), **state}
+    return {HEADER: write_header(header), **state}
 
 
 def check_convertible(backbone: nn.Module) -> None:
@@ -73,11 +70,11 @@ def check_convertible(backbone: nn.Module) -> None:
         )
 
 
-def _add_block(state: dict[str, Tensor], header: dict[str, Any], path: str, block: Any) -> None:
+def _add_block(state: State, header: Header, path: str, block: Any) -> None:
     attention, (fc1, fc2) = block.attn.w_msa, (block.ffn.layers[0][0], block.ffn.layers[1])
     if not isinstance(block.ffn.layers[0][1], nn.GELU) or not isinstance(block.ffn.gamma2, nn.Identity):
         raise ValueError(f'{path}: only FFNs with GELU and without layer scale convert')
-    layers = {'qkv': attention.qkv, 'proj': attention.proj, 'fc1': fc1, 'fc2': fc2}
+    layers = dict(zip(BLOCK_LAYERS, (attention.qkv, attention.proj, fc1, fc2), strict=True))
     inputs = {f'{name}_in': layer.input_quant for name, layer in layers.items()}
     for name, product in (('q, k', attention.query_key), ('attn, v', attention.attention_value)):
         if product is None:
@@ -91,6 +88,7 @@ def _add_block(state: dict[str, Tensor], header: dict[str, Any], path: str, bloc
     header['blocks'][path] = {
         'grids': grids,
         'heads': attention.num_heads,
+        'tokens': block.window_tokens,
         'scale': attention.scale,
         'epsilon': block.norm1.eps,
     }
@@ -105,7 +103,7 @@ def _add_block(state: dict[str, Tensor], header: dict[str, Any], path: str, bloc
         state[f'{path}.pad_qkv'] = nn.functional.linear(padding.to(qkv.weight), qkv.quantized_weight(), qkv.bias)
 
 
-def _add_linear(state: dict[str, Tensor], header: dict[str, Any], path: str, layer: Any) -> None:
+def _add_linear(state: State, header: Header, path: str, layer: Any) -> None:
     """Packed codes with their grid; the grid of a layer outside blocks comes along in the header."""
     if not isinstance(layer, QuantWeight) or not isinstance(layer.weight_quant, UniformQuantizer):
         raise ValueError(f'{path}: the weight has no uniform grid; convert models of MinMax, Percentile, MSE or RepQ')
@@ -124,7 +122,7 @@ def _add_linear(state: dict[str, Tensor], header: dict[str, Any], path: str, lay
     header['layers'][path] = entry
 
 
-def _add_norm(state: dict[str, Tensor], path: str, norm: nn.Module | None) -> None:
+def _add_norm(state: State, path: str, norm: nn.Module | None) -> None:
     if norm is not None:
         state.update({f'{path}.{name}': value for name, value in norm.named_parameters()})
 

@@ -10,12 +10,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
-from torch import Tensor
 
+from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.checkpoint_files import dataset_meta, write_checkpoint
 
-from .convert import HEADER, convert_backbone
-from .integer_swin import CONVERT_ANEW, read_header
+from .convert import convert_backbone
+from .state import CONVERT_ANEW, State, check_tensors, read_header
 
 PREFIX = 'backbone.'
 TRAINING_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
@@ -46,9 +46,10 @@ def convert_detector(cfg: Config, checkpoint: str, path: Path) -> Path:
     state = {PREFIX + name: value for name, value in convert_backbone(model.backbone).items()}
     heads = {name: value for name, value in model.state_dict().items() if not name.startswith(PREFIX)}
     meta = dataset_meta(loaded)
+    text = integer_config(cfg).pretty_text
     write_checkpoint({'meta': {'dataset_meta': meta} if meta else {}, 'state_dict': {**heads, **state}}, path)
     config_path = path.with_suffix('.py')
-    integer_config(cfg).dump(str(config_path))
+    write_whole(config_path, text)
     return config_path
 
 
@@ -70,21 +71,34 @@ def integer_config(cfg: Config) -> Config:
     return cfg
 
 
-def read_detector(path: str | Path) -> dict[str, Tensor]:
+def check_integer_checkpoint(cfg: Config, checkpoint: str) -> None:
+    """If ``cfg`` has an integer backbone, a ValueError unless ``checkpoint`` (a file, or a URL) is made for one.
+
+    mmengine would fail inside ``torch.load``, or start to load and then fail, without naming the file.
+    """
+    if (cfg.get('model', {}).get('backbone') or {}).get('type') == 'IntegerSwin' and '://' not in checkpoint:
+        read_detector(checkpoint)
+
+
+def read_detector(path: str | Path) -> State:
     """The state dict of a converted detector.
 
     Raises:
-        ValueError: for a missing, torn or foreign file and one of a later version.
+        ValueError: for a missing, torn, incomplete or foreign file and one of a later version; it names the file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f'{str(path)!r} is not a file; give what tools/deploy.py convert wrote')
     try:
         loaded: Any = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, ValueError) as error:
         raise ValueError(f'{str(path)!r} is torn or no converted detector; {CONVERT_ANEW}') from error
     state = loaded.get('state_dict') if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{str(path)!r} holds no state_dict; {CONVERT_ANEW}')
-    read_header({HEADER: state[PREFIX + HEADER]} if PREFIX + HEADER in state else {})
+    backbone = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    try:
+        check_tensors(read_header(backbone), backbone)
+    except ValueError as error:
+        raise ValueError(f'{str(path)!r}: {error}') from error
     return state

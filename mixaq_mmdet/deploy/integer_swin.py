@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,11 +16,9 @@ from mixaq_mmdet.models.two_branch_stage import TwoBranchStage
 from mixaq_mmdet.registry import MODELS
 from mixaq_mmdet.windows.assignment import Assignment
 
-from .convert import FORMAT, HEADER, VERSION
 from .layers import NO_WEIGHTS, IntegerLinear, IntegerPatches, read_block, read_grid, read_linear
+from .state import Header, State, check_tensors, read_header
 from .tiers import ENGINES, TierPlan, plan_tiers
-
-CONVERT_ANEW = 'run tools/deploy.py convert again'
 
 
 class IntegerSwinBlock(nn.Module):
@@ -108,7 +105,7 @@ class IntegerSwin(TwoBranchSwin):
         super().__init__(*args, **{**kwargs, 'init_cfg': None})
         self.engine = engine
         self.plan: TierPlan | None = None
-        self._state: dict[str, Tensor] = {}
+        self._state: State = {}
         self._embed: Any = None
         conv = self.patch_embed.projection
         self.patch_embed.projection = IntegerPatches(conv.kernel_size, conv.stride)
@@ -136,16 +133,14 @@ class IntegerSwin(TwoBranchSwin):
         """Take over an integer state; float norms below this module load themselves."""
         state = {name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)}
         header = read_header(state)
-        try:
-            self._fill(header, state)
-        except KeyError as error:
-            raise ValueError(f'the integer file lacks {error}; {CONVERT_ANEW}') from error
+        check_tensors(header, state)
+        self._fill(header, state)
         self._state = state
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination.update({prefix + name: value for name, value in self._state.items()})
 
-    def _use_kernels(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:
+    def _use_kernels(self, header: Header, state: State) -> None:
         """Take the kernels for whole maps too, where the plan has them."""
         maps = self.plan.maps
         for stage in self.stages:
@@ -176,7 +171,7 @@ class IntegerSwin(TwoBranchSwin):
         return self.plan.maps.output(x, getattr(self, f'norm{index}'), hw_shape)
 
     @torch.no_grad()
-    def _fill(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:
+    def _fill(self, header: Header, state: State) -> None:
         self._check_architecture(header, state)
         blocks = {}
         for number, stage in enumerate(self.stages):
@@ -194,7 +189,7 @@ class IntegerSwin(TwoBranchSwin):
         self._use_kernels(header, state)
         print_log(f'IntegerSwin: {self.plan.line}', 'current')
 
-    def _check_architecture(self, header: dict[str, Any], state: dict[str, Tensor]) -> None:
+    def _check_architecture(self, header: Header, state: State) -> None:
         """Compare blocks, channels and windows of the config with those of the file."""
         channels = self.patch_embed.embed_dims
         for number, stage in enumerate(self.stages):
@@ -212,31 +207,6 @@ class IntegerSwin(TwoBranchSwin):
                     f'stage {number} of the config has (blocks, channels, tokens of a window) {here}, the file '
                     f'{found[0] if found else "no such stage"}; use the config that tools/deploy.py convert wrote'
                 )
-
-
-def read_header(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The header of an integer state.
-
-    Raises:
-        ValueError: for a state that is none, or of a version that this package does not know.
-    """
-    if HEADER not in state:
-        raise ValueError(
-            'the checkpoint holds no integer backbone; run tools/deploy.py convert CONFIG CKPT -o FILE on it and load '
-            'FILE, or use type="TwoBranchSwin"'
-        )
-    try:
-        header = json.loads(bytes(state[HEADER].tolist()).decode())
-    except ValueError as error:
-        raise ValueError(f'the header of the integer file cannot be read; {CONVERT_ANEW}') from error
-    if header.get('format') != FORMAT:
-        raise ValueError(f'the integer file has format {header.get("format")!r}, not {FORMAT!r}; {CONVERT_ANEW}')
-    if header['version'] > VERSION:
-        raise ValueError(
-            f'the integer file has version {header["version"]}, this package knows up to {VERSION}; update '
-            f'mixaq_mmdet, or {CONVERT_ANEW}'
-        )
-    return header
 
 
 def _empty_block(block: nn.Module) -> IntegerSwinBlock:

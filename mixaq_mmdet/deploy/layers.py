@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from .layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
 from .packing import unpack_codes
 from .products import ExactLinear, steps_of
+from .state import BLOCK_LAYERS, Header, State
 
-Header = dict[str, Any]
 OFFSET = 128
 NO_WEIGHTS = 'IntegerSwin has no weights yet; load a file that tools/deploy.py convert wrote'
 
 
-def read_linear(header: Header, state: dict[str, Tensor], path: str) -> LinearWeights:
+def read_linear(header: Header, state: State, path: str) -> LinearWeights:
     """A layer with its codes in int8: minus the zero point where that fits a row, else minus 128."""
     entry = header['layers'][path]
     outputs, *inputs = entry['shape']
@@ -34,10 +34,10 @@ def read_linear(header: Header, state: dict[str, Tensor], path: str) -> LinearWe
     )
 
 
-def read_block(header: Header, state: dict[str, Tensor], path: str, bias: Tensor) -> BlockWeights:
+def read_block(header: Header, state: State, path: str, bias: Tensor) -> BlockWeights:
     """A block; ``bias`` is (1 or kinds, heads, tokens, tokens), position bias plus shift mask."""
     entry = header['blocks'][path]
-    layers = {name: read_linear(header, state, f'{path}.{name}') for name in ('qkv', 'proj', 'fc1', 'fc2')}
+    layers = {name: read_linear(header, state, f'{path}.{name}') for name in BLOCK_LAYERS}
     norms = {
         name: (state[f'{path}.{name}.weight'].float(), state[f'{path}.{name}.bias'].float())
         for name in ('norm1', 'norm2')

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import tiny_backbone
 import torch
 from integer_twin import integer, relative_error, simulated
 
 from mixaq_mmdet.deploy import IntegerSwin
-from mixaq_mmdet.deploy.convert import HEADER, VERSION, convert_backbone
+from mixaq_mmdet.deploy.convert import convert_backbone
 from mixaq_mmdet.deploy.packing import pack_codes, unpack_codes
+from mixaq_mmdet.deploy.state import HEADER, VERSION, read_header, write_header
 from mixaq_mmdet.deploy.tiers import load_kernels
 
 ROUNDING = 2e-3  # relative: a few codes that lie on a rounding boundary
-STEPS = 3e-2  # relative: codes that differ by a step, which is a lot at four bits; the kernels approximate exp and GELU
+# Relative error of whole maps, by low bits. Code by code a block of the kernels is at most a step off (test_codes.py),
+# and its update 1e-3. The blocks behind read that: where a value of theirs crosses a border, a code moves by a step,
+# 1 / 255 of the range with eight bits, 1 / 15 with four, and so on to the output. What is bounded here is this growth.
+GROWTH = {8: 1e-2, 4: 3e-2}
 
 
 @pytest.fixture(scope='module')
@@ -61,12 +63,12 @@ def kernels():
 
 
 @pytest.mark.parametrize('method', ['MinMax', 'RepQ'])
-@pytest.mark.parametrize(('low', 'prune'), [(0.0, 0.0), (0.4, 0.3)])
+@pytest.mark.parametrize(('bits', 'low', 'prune'), [(8, 0.0, 0.0), (8, 0.4, 0.3), (4, 0.4, 0.3)])
 @pytest.mark.parametrize('size', [(50, 67), (64, 64)])
-def test_kernels_agree_with_torch(kernels, method, low, prune, size):
-    model = simulated(method, low_a_bits=4, low_ratios=low, prune_ratios=prune)
+def test_kernels_agree_with_torch(kernels, method, bits, low, prune, size):
+    model = simulated(method, low_a_bits=bits, low_ratios=low, prune_ratios=prune)
     x = torch.cat(tiny_backbone.images(2, size))
-    assert relative_error(integer(model)(x), integer(model, 'kernels')(x)) < STEPS
+    assert relative_error(integer(model)(x), integer(model, 'kernels')(x)) < GROWTH[bits]
 
 
 def test_symmetric_weights_and_few_bits():
@@ -126,9 +128,7 @@ def test_foreign_states_are_refused(repq):
 
 def test_a_version_from_the_future_is_refused(repq):
     state = convert_backbone(repq)
-    header = json.loads(bytes(state[HEADER].tolist()))
-    header['version'] = VERSION + 1
-    state[HEADER] = torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)
+    state[HEADER] = write_header({**read_header(state), 'version': VERSION + 1})
     with pytest.raises(ValueError, match=f'version {VERSION + 1}.*update'):
         integer(repq).load_state_dict(state)
 

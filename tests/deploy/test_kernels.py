@@ -1,4 +1,4 @@
-"""The C++ kernels against plain torch: equal integers, at most one step elsewhere."""
+"""The C++ kernels against plain torch on random blocks, and against exact integers (codes: see test_codes.py)."""
 
 from __future__ import annotations
 
@@ -144,6 +144,19 @@ def test_embedding_has_the_integers_of_a_convolution(size, make):
     expected = integer_product(F.unfold(codes, 4, stride=4).transpose(1, 2), grid, layer)
     assert got_size == size
     assert torch.allclose(out, expected, atol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize('asymmetric', [False, True])
+@pytest.mark.parametrize(('channels', 'columns'), [(3, 13), (3, 6), (24, 7), (24, 1)])
+def test_sums_are_equal_integers(channels, columns, asymmetric, make):
+    layer = make.layer(48, 16 * channels, asymmetric)
+    layer = layer._replace(scale=torch.ones(48), bias=torch.zeros(48))
+    grid = Grid(1.0, 100, 8)
+    images = (300 * make.normal(1, channels, 4, 4 * columns)).round()
+    out, _ = package.IntegerEmbedding(KERNELS, layer, grid, None, None).run(images)
+    codes = (images + 100).clamp(0, 255)
+    assert torch.equal(out, integer_product(F.unfold(codes, 4, stride=4).transpose(1, 2), grid, layer))
 
 
 @needs_kernels

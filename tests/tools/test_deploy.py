@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from tiny_detector import tiny_mask_rcnn
+from tool_process import load_tool
 
 from mixaq_mmdet.deploy.files import read_detector
+from mixaq_mmdet.deploy.state import FORMAT, VERSION, write_header
 from mixaq_mmdet.engine.calibration import Calibrator
 from tools.deploy import main
 
@@ -68,26 +72,76 @@ def test_an_interruption_keeps_the_old_file(detector, monkeypatch):
         file.write(b'half')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, 'save', torn)
-    with pytest.raises(KeyboardInterrupt):
-        convert(folder, 'calibrated.pth', 'kept.pth')
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, 'save', torn)
+        with pytest.raises(KeyboardInterrupt):
+            convert(folder, 'calibrated.pth', 'kept.pth')
     assert (folder / 'kept.pth').read_bytes() == b'old'
     assert not list(folder.glob('.kept*'))
 
 
-def test_torn_and_foreign_files_are_refused(detector):
+def test_a_config_is_written_whole(detector, monkeypatch):
+    folder, _ = detector
+    (folder / 'beside.py').write_text('old = True\n')
+
+    def torn(path, text):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, 'write_text', torn)
+        with pytest.raises(KeyboardInterrupt):
+            convert(folder, 'calibrated.pth', 'beside.pth')
+    assert (folder / 'beside.py').read_text() == 'old = True\n'
+
+
+@pytest.fixture(scope='module')
+def damaged(detector):
+    """Folder with whole.pth, its config and what may become of it, by message of the error."""
     folder, _ = detector
     convert(folder, 'calibrated.pth', 'whole.pth')
-    assert read_detector(folder / 'whole.pth')
     content = (folder / 'whole.pth').read_bytes()
     (folder / 'torn.pth').write_bytes(content[: len(content) // 2])
-    for name, message in (
-        ('torn.pth', 'torn or no converted detector'),
-        ('calibrated.pth', 'no integer backbone'),
-        ('absent.pth', 'is not a file'),
+    (folder / 'text.pth').write_text('no weights')
+    for name, edit in (
+        ('lacking', lambda state: state.pop('backbone.stages.0.blocks.0.norm1.weight')),
+        ('short', lambda state: state.update({'backbone.stages.1.blocks.0.qkv.scale': torch.ones(3)})),
+        ('future', lambda state: state.update({'backbone.integer_header': future_header()})),
     ):
-        with pytest.raises(ValueError, match=message):
-            read_detector(folder / name)
+        loaded = torch.load(folder / 'whole.pth', weights_only=True)
+        edit(loaded['state_dict'])
+        torch.save(loaded, folder / f'{name}.pth')
+    return folder
+
+
+def future_header():
+    return write_header({'format': FORMAT, 'version': VERSION + 1})
+
+
+DAMAGES = {
+    'torn.pth': 'torn or no converted detector; run tools/deploy.py convert again',
+    'text.pth': 'torn or no converted detector',
+    'calibrated.pth': 'no integer backbone; run tools/deploy.py convert',
+    'lacking.pth': "lacks 'stages.0.blocks.0.norm1.weight'",
+    'short.pth': r"'stages.1.blocks.0.qkv.scale' of the integer file is \(3,\), its header says \(48,\)",
+    'future.pth': f'version {VERSION + 1}, this package knows up to {VERSION}; update',
+    'absent.pth': 'is not a file',
+}
+
+
+@pytest.mark.parametrize(('name', 'message'), DAMAGES.items())
+def test_damaged_and_foreign_files_are_refused_by_name(damaged, name, message):
+    assert read_detector(damaged / 'whole.pth')
+    with pytest.raises(ValueError, match=message) as caught:
+        read_detector(damaged / name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['torn.pth', 'calibrated.pth', 'short.pth'])
+def test_the_test_tool_names_the_file_and_the_remedy(damaged, name, monkeypatch):
+    monkeypatch.chdir(damaged)
+    with pytest.raises(SystemExit, match=f'error: .*{name}.*{DAMAGES[name]}'):
+        load_tool('test.py').main(['whole.py', name])
 
 
 def test_an_output_that_is_the_config_is_refused(detector):

@@ -11,6 +11,7 @@ from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights, Probabilit
 from .build import Kernels, load
 from .operations import IntegerBlock, IntegerEmbedding, IntegerMerging, output_norm
 from .panels import unsupported
+from .trace import trace_block
 
 __all__ = [
     'BlockWeights',
@@ -24,5 +25,6 @@ __all__ = [
     'ProbabilityGrid',
     'load',
     'output_norm',
+    'trace_block',
     'unsupported',
 ]

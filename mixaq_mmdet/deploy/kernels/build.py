@@ -26,7 +26,7 @@ class Kernels:
         library = ctypes.CDLL(str(path))
         pointer, long, real, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
         self.block = library.mixaq_block
-        self.block.argtypes = [pointer] * 4 + [long] * 3 + [pointer, integer]
+        self.block.argtypes = [pointer] * 4 + [long] * 3 + [pointer, integer, pointer]
         self.embed = library.mixaq_embed
         self.merge = library.mixaq_merge
         for function in (self.embed, self.merge):

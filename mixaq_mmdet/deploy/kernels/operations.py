@@ -12,72 +12,12 @@ from torch import Tensor
 
 from mixaq_mmdet.windows.assignment import Run
 
-from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights
+from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
 from .build import Kernels
 from .panels import PackedLinear, pack_linear, unsupported
+from .structures import Attention, Block, Embedding, FloatPair, Linear, Merging, Pair
 
-_Pair, _FloatPair = ctypes.c_void_p * 2, ctypes.c_float * 2
 _BEHIND = -1e30  # logit of a column behind the last token
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ('panels', 'zero_point')),
-        *((name, _Pair) for name in ('offset', 'multiplier', 'addend')),
-        *((name, ctypes.c_int64) for name in ('inputs', 'outputs')),
-    ]
-
-
-class _Attention(ctypes.Structure):
-    _fields_ = [
-        ('logit_multiplier', ctypes.c_float),
-        ('q_zero', ctypes.c_int32),
-        ('v_zero', ctypes.c_float),
-        ('steps_per_octave', ctypes.c_int32),
-        *(
-            (name, ctypes.c_float)
-            for name in (
-                'probability_log_scale',
-                'probability_levels',
-                'probability_inverse_step',
-                'probability_zero',
-                'out_multiplier',
-                'out_zero',
-                'out_top',
-            )
-        ),
-    ]
-
-
-class _Block(ctypes.Structure):
-    _fields_ = [
-        *((name, _Linear) for name in ('qkv', 'proj', 'fc1', 'fc2')),
-        *((name, _Pair) for name in ('gamma1', 'beta1', 'gamma2', 'beta2', 'qkv_top', 'pad_codes')),
-        ('bias', ctypes.c_void_p),
-        ('attention', _Attention * 2),
-        *((name, _FloatPair) for name in ('qkv_in_top', 'fc1_in_top', 'fc2_in_inverse', 'fc2_in_zero', 'fc2_in_top')),
-        ('epsilon', ctypes.c_float),
-        *((name, ctypes.c_int64) for name in ('channels', 'heads', 'tokens', 'vectors')),
-    ]
-
-
-class _Merging(ctypes.Structure):
-    _fields_ = [
-        ('reduction', _Linear),
-        *((name, ctypes.c_void_p) for name in ('gamma', 'beta')),
-        *((name, ctypes.c_float) for name in ('in_top', 'epsilon')),
-        ('channels', ctypes.c_int64),
-    ]
-
-
-class _Embedding(ctypes.Structure):
-    _fields_ = [
-        ('projection', _Linear),
-        *((name, ctypes.c_float) for name in ('in_inverse', 'in_zero', 'in_top')),
-        *((name, ctypes.c_void_p) for name in ('gamma', 'beta')),
-        ('epsilon', ctypes.c_float),
-        *((name, ctypes.c_int64) for name in ('in_channels', 'patch')),
-    ]
 
 
 class _Operation:
@@ -96,12 +36,12 @@ class _Operation:
         """Addresses of both rows of a (2, ...) tensor."""
         tensor = tensor.detach().contiguous()
         self._kept.append(tensor)
-        return _Pair(tensor[0].data_ptr(), tensor[1].data_ptr())
+        return Pair(tensor[0].data_ptr(), tensor[1].data_ptr())
 
-    def _linear(self, packed: PackedLinear) -> _Linear:
+    def _linear(self, packed: PackedLinear) -> Linear:
         zero_point = None if packed.zero_point is None else self._keep(packed.zero_point)
         rows = (self._pair(value) for value in (packed.offset, packed.multiplier, packed.addend))
-        return _Linear(self._keep(packed.panels), zero_point, *rows, packed.inputs, packed.outputs)
+        return Linear(self._keep(packed.panels), zero_point, *rows, packed.inputs, packed.outputs)
 
 
 class IntegerBlock(_Operation):
@@ -114,18 +54,19 @@ class IntegerBlock(_Operation):
 
     def __init__(self, kernels: Kernels, weights: BlockWeights) -> None:
         super().__init__(kernels)
-        self.channels = weights.proj.codes.shape[0]
-        tokens = weights.bias.shape[-1]
+        self.channels, self.hidden = weights.fc2.codes.shape
+        self.heads, self.tokens = weights.num_heads, weights.bias.shape[-1]
+        tokens = self.tokens
         reason = unsupported(self.channels, weights.num_heads, tokens)
-        if reason is None and (weights.fc1.codes.shape[0] % 16):
-            reason = f'{weights.fc1.codes.shape[0]} hidden channels are no multiple of 16'
+        if reason is None and (self.hidden % 16):
+            reason = f'{self.hidden} hidden channels are no multiple of 16'
         if reason is not None:
             raise ValueError(f'the integer kernels cannot run this block: {reason}; use the plain integer modules')
         grids = weights.grids
         vectors = -(-tokens // 16)
         bias = F.pad(weights.bias.float() * math.log2(math.e), (0, 16 * vectors - tokens), value=_BEHIND)
         factor, shift, top = self._output_grids(weights)
-        block = _Block(channels=self.channels, heads=weights.num_heads, tokens=tokens, vectors=vectors)
+        block = Block(channels=self.channels, heads=weights.num_heads, tokens=tokens, vectors=vectors)
         block.epsilon = weights.epsilon
         block.bias = self._keep(bias)
         block.qkv = self._linear(pack_linear(weights.qkv, _both(grids, 'qkv_in'), factor, shift))
@@ -140,12 +81,12 @@ class IntegerBlock(_Operation):
         pad_codes = torch.round(pad.double() * factor) + shift
         block.pad_codes = self._pair(torch.minimum(pad_codes.clamp(min=0), top).to(torch.uint8))
         self._needs_pad = weights.pad_qkv is None
-        block.attention = (_Attention * 2)(*(_attention(branch) for branch in grids))
-        block.qkv_in_top = _FloatPair(*(_top(branch.qkv_in) for branch in grids))
-        block.fc1_in_top = _FloatPair(*(_top(branch.fc1_in) for branch in grids))
-        block.fc2_in_inverse = _FloatPair(*(1 / branch.fc2_in.scale for branch in grids))
-        block.fc2_in_zero = _FloatPair(*(branch.fc2_in.zero_point for branch in grids))
-        block.fc2_in_top = _FloatPair(*(_top(branch.fc2_in) for branch in grids))
+        block.attention = (Attention * 2)(*(_attention(branch) for branch in grids))
+        block.qkv_in_top = FloatPair(*(_top(branch.qkv_in) for branch in grids))
+        block.fc1_in_top = FloatPair(*(_top(branch.fc1_in) for branch in grids))
+        block.fc2_in_inverse = FloatPair(*(1 / branch.fc2_in.scale for branch in grids))
+        block.fc2_in_zero = FloatPair(*(branch.fc2_in.zero_point for branch in grids))
+        block.fc2_in_top = FloatPair(*(_top(branch.fc2_in) for branch in grids))
         self._block = block
 
     def _output_grids(self, weights: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,13 +99,14 @@ class IntegerBlock(_Operation):
         factor, shift, top = values.unbind(-1)
         return factor.contiguous(), shift.contiguous(), top.float().contiguous()
 
-    def run(self, stream: Tensor, run: Run, threads: int | None = None) -> Tensor:
+    def run(self, stream: Tensor, run: Run, threads: int | None = None, trace: int | None = None) -> Tensor:
         """Run the windows of ``run``, in place.
 
         Args:
             stream: (B * H * W, C) float32, contiguous; rows of other windows stay as they are.
             run: kept windows; one run with all of them is best, the kernel cuts it to fit the cache.
             threads: threads; torch's number if not given.
+            trace: address of a structure of ``trace.py`` that takes copies of codes.
 
         Returns:
             ``stream``.
@@ -190,6 +132,7 @@ class IntegerBlock(_Operation):
             run.high_windows,
             kinds.data_ptr(),
             threads or torch.get_num_threads(),
+            trace,
         )
         return stream
 
@@ -218,7 +161,7 @@ class IntegerMerging(_Operation):
         gamma, beta = norm_on_grid(gamma[None, by_corner], beta[None, by_corner], (grid,))
         packed = pack_linear(reduction._replace(codes=reduction.codes[:, by_corner]), (grid, grid))
         addresses = self._keep(gamma[0]), self._keep(beta[0])
-        self._merging = _Merging(self._linear(packed), *addresses, _top(grid), epsilon, self.channels)
+        self._merging = Merging(self._linear(packed), *addresses, _top(grid), epsilon, self.channels)
 
     def run(self, x: Tensor, size: tuple[int, int], threads: int | None = None) -> tuple[Tensor, tuple[int, int]]:
         """(B, H * W, C) float32 with (H, W) to (B, H' * W', N) with (H', W')."""
@@ -267,7 +210,7 @@ class IntegerEmbedding(_Operation):
         if self.outputs % 16:
             raise ValueError(f'the integer kernels embed into multiples of 16 channels, not {self.outputs}')
         addresses = [None if value is None else self._keep(value.float()) for value in (gamma, beta)]
-        self._embedding = _Embedding(
+        self._embedding = Embedding(
             self._linear(pack_linear(projection, (grid, grid))),
             *(1 / grid.scale, grid.zero_point, _top(grid)),
             *addresses,
@@ -320,14 +263,19 @@ def norm_on_grid(gamma: Tensor, beta: Tensor, grids: tuple[Grid, ...]) -> tuple[
     return (gamma.detach().double() / scale).float(), (beta.detach().double() / scale + zero_point).float()
 
 
-def _attention(grids: BranchGrids) -> _Attention:
+def weight_unit(grid: ProbabilityGrid) -> float:
+    """What the kernels hold for a probability of ``grid.scale``: see attention.h on powers of sqrt 2."""
+    return 169 / 128 if grid.steps_per_octave == 2 else 1.0
+
+
+def _attention(grids: BranchGrids) -> Attention:
     attn, out = grids.attn, grids.proj_in
-    values = _Attention(
+    values = Attention(
         logit_multiplier=grids.q.scale * grids.k.scale * math.log2(math.e),
         q_zero=int(grids.q.zero_point),
         v_zero=grids.v.zero_point,
         steps_per_octave=-1 if attn is None else attn.steps_per_octave,
-        out_multiplier=grids.v.scale / out.scale * (1.0 if attn is None else attn.scale),
+        out_multiplier=grids.v.scale / out.scale * (1.0 if attn is None else attn.scale / weight_unit(attn)),
         out_zero=out.zero_point,
         out_top=_top(out),
     )

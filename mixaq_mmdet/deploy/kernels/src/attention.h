@@ -1,6 +1,7 @@
 // Attention of one head in one window: integer logits, softmax in float, probabilities and values in bf16.
 //
-// bf16 holds integers up to 256 and powers of two exactly, and sqrt 2 to 1e-4: codes lose nothing.
+// bf16 holds integers up to 256 and powers of two exactly, but sqrt 2 only to 1e-4. Powers of sqrt 2 are therefore held
+// times 169 / 128: even ones as 169 / 128, odd ones as 239 / 128, whose ratio is sqrt 2 to 9e-6.
 #pragma once
 #include "simd.h"
 
@@ -18,7 +19,7 @@ struct Attention {
   float probability_levels;        // 2^bits where logarithmic, 2^bits - 1 where uniform
   float probability_inverse_step;  // uniform
   float probability_zero;
-  float out_multiplier, out_zero, out_top;  // to the codes of proj's input
+  float out_multiplier, out_zero, out_top;  // to the codes of proj's input; undoes the 169 / 128
 };
 
 struct HeadScratch {
@@ -42,9 +43,9 @@ inline void quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], flo
       __m512 one = _mm512_set1_ps(1.0f);
       if (p.steps_per_octave == 2) {
         const __mmask16 odd = _mm512_test_epi32_mask(_mm512_cvtps_epi32(q), _mm512_set1_epi32(1));
-        one = _mm512_mask_blend_ps(odd, one, _mm512_set1_ps(1.41421356f));
+        one = _mm512_mask_blend_ps(odd, _mm512_set1_ps(169 / 128.0f), _mm512_set1_ps(239 / 128.0f));
       }
-      // scalef rounds the exponent down: sqrt 2 * 2^-ceil(q / 2) for odd q
+      // scalef rounds the exponent down: one * 2^-ceil(q / 2) for odd q
       values[v] = _mm512_maskz_scalef_ps(kept, one, _mm512_mul_ps(q, _mm512_set1_ps(-1.0f / steps)));
     }
   } else {
@@ -142,9 +143,11 @@ inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero
 //   qkv: codes of the window's tokens, `3 * width` per token; the head begins at channel `first`.
 //   places: token of each query (null: all, in order); out: rows of `width` codes, one for each query.
 //   bias: (tokens, 16 * Vectors), times log2 e, -1e30 behind the last token.
+//   seen: (tokens, kMaxTokens) bf16, what values are weighed with is copied there; null: it is not.
 template <int Vectors, int Channels>
 void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* qkv, int64_t width, int64_t first,
-                 const int64_t* places, int64_t first_place, int64_t queries, const float* bias, uint8_t* out) {
+                 const int64_t* places, int64_t first_place, int64_t queries, const float* bias, uint8_t* out,
+                 uint16_t* seen) {
   const int64_t stride = 3 * width;
   for (int token = 0; token < tokens; ++token) {
     const uint8_t* k = qkv + token * stride + width + first;
@@ -166,6 +169,7 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
   const uint8_t* q[4];
   const float* rows[4];
   uint8_t* target[4];
+  int64_t tokens_of[4];
   for (int64_t query = 0; query < queries;) {
     const int count = queries - query >= 4 ? 4 : 1;
     for (int r = 0; r < count; ++r) {
@@ -173,17 +177,20 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
       q[r] = qkv + token * stride + first;
       rows[r] = bias + token * 16 * Vectors;
       target[r] = out + (query + r) * width + first;
+      tokens_of[r] = token;
     }
     if (count == 4)
       attend_rows<4, Vectors, Channels>(p, s, tokens, key_terms, q, rows, target);
     else
       attend_rows<1, Vectors, Channels>(p, s, tokens, key_terms, q, rows, target);
+    for (int r = 0; seen && r < count; ++r)
+      std::memcpy(seen + tokens_of[r] * kMaxTokens, s.probabilities[r], sizeof(s.probabilities[r]));
     query += count;
   }
 }
 
 using HeadFunction = void (*)(const Attention&, HeadScratch&, int, const uint8_t*, int64_t, int64_t, const int64_t*,
-                              int64_t, int64_t, const float*, uint8_t*);
+                              int64_t, int64_t, const float*, uint8_t*, uint16_t*);
 
 inline HeadFunction head_function(int64_t vectors, int64_t channels) {
   static const HeadFunction table[4][2] = {{attend_head<1, 16>, attend_head<1, 32>},

@@ -27,6 +27,12 @@ struct Windows {
   const int32_t* kinds;
 };
 
+// Where tests look: copies of what lies between the products, for all rows of a run (see ../trace.py).
+struct Trace {
+  uint8_t *qkv_in, *qkv, *proj_in, *fc1_in, *fc2_in;
+  uint16_t* probabilities;  // (windows, heads, tokens, kMaxTokens)
+};
+
 constexpr int64_t kCacheBytes = 400 << 10;  // of hidden codes: beside them L2 holds a panel, qkv and the stream's rows
 
 struct Chunk {
@@ -62,7 +68,11 @@ struct Buffers {
   HeadScratch* head;
 };
 
-void attend(const Block& b, const Windows& windows, const Chunk& chunk, const Buffers& m) {
+inline void copy_rows(uint8_t* target, int64_t first_row, const uint8_t* source, int64_t rows, int64_t width) {
+  std::memcpy(target + first_row * width, source, rows * width);
+}
+
+void attend(const Block& b, const Windows& windows, const Chunk& chunk, const Buffers& m, const Trace* trace) {
   const int64_t head_channels = b.channels / b.heads, row_bias = 16 * b.vectors;
   const HeadFunction head_function_ = head_function(b.vectors, head_channels);
   const int64_t num_rows = chunk.last_row - chunk.first_row;
@@ -74,15 +84,19 @@ void attend(const Block& b, const Windows& windows, const Chunk& chunk, const Bu
     else
       query += b.tokens;
     const int64_t kind = windows.kinds[chunk.first + window];
-    for (int64_t head = 0; head < b.heads; ++head)
+    for (int64_t head = 0; head < b.heads; ++head) {
+      const int64_t place = ((chunk.first + window) * b.heads + head) * b.tokens;
       head_function_(b.attention[chunk.branch], *m.head, b.tokens, m.qkv + begin * 3 * b.channels, b.channels,
                      head * head_channels, windows.slots ? m.places + first_query : nullptr, begin,
                      query - first_query, b.bias + (kind * b.heads + head) * b.tokens * row_bias,
-                     m.codes + first_query * b.channels);
+                     m.codes + first_query * b.channels,
+                     trace ? trace->probabilities + place * kMaxTokens : nullptr);
+    }
   }
 }
 
-void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float* stream, const Buffers& m) {
+void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float* stream, const Buffers& m,
+               const Trace* trace) {
   const int64_t width = b.channels, hidden = b.fc1.outputs, branch = chunk.branch;
   const int64_t num_rows = chunk.last_row - chunk.first_row, num_slots = (chunk.last - chunk.first) * b.tokens;
   const int64_t* rows = windows.rows + chunk.first_row;
@@ -91,6 +105,7 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
   for (int64_t r = 0; r < num_rows; ++r)
     norm_to_codes(stream + rows[r] * width, width, b.gamma1[branch], b.beta1[branch], b.epsilon, top,
                   m.codes + r * width);
+  if (trace) copy_rows(trace->qkv_in, chunk.first_row, m.codes, num_rows, width);
   if (windows.slots) {
     for (int64_t r = 0; r < num_rows; ++r) m.places[r] = windows.slots[chunk.first_row + r] - chunk.first * b.tokens;
     for (int64_t slot = 0, r = 0; slot < num_slots; ++slot) {
@@ -102,24 +117,29 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
   }
   multiply(b.qkv, branch, m.codes, num_rows, m.row_sums,
            ToCodes{m.qkv, 3 * width, b.qkv_top[branch], windows.slots ? m.places : nullptr});
-  attend(b, windows, chunk, m);
+  if (trace) copy_rows(trace->qkv, chunk.first * b.tokens, m.qkv, num_slots, 3 * width);
+  attend(b, windows, chunk, m, trace);
+  if (trace) copy_rows(trace->proj_in, chunk.first_row, m.codes, num_rows, width);
   multiply(b.proj, branch, m.codes, num_rows, m.row_sums, AddToStream{stream, width, rows});
 
   top = _mm512_set1_ps(b.fc1_in_top[branch]);
   for (int64_t r = 0; r < num_rows; ++r)
     norm_to_codes(stream + rows[r] * width, width, b.gamma2[branch], b.beta2[branch], b.epsilon, top,
                   m.codes + r * width);
+  if (trace) copy_rows(trace->fc1_in, chunk.first_row, m.codes, num_rows, width);
   multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
            GeluToCodes{m.hidden, hidden, _mm512_set1_ps(b.fc2_in_inverse[branch]),
                        _mm512_set1_ps(b.fc2_in_zero[branch]), _mm512_set1_ps(b.fc2_in_top[branch])});
+  if (trace) copy_rows(trace->fc2_in, chunk.first_row, m.hidden, num_rows, hidden);
   multiply(b.fc2, branch, m.hidden, num_rows, m.row_sums, AddToStream{stream, width, rows});
 }
 
 }  // namespace mixaq
 
-// In place: every window reads and writes its own rows of `stream` (rows, channels) only.
+// In place: every window reads and writes its own rows of `stream` (rows, channels) only. `trace` may be null.
 extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int64_t* rows, const int64_t* slots,
-                            int64_t num_rows, int64_t count, int64_t high, const int32_t* kinds, int threads) {
+                            int64_t num_rows, int64_t count, int64_t high, const int32_t* kinds, int threads,
+                            const mixaq::Trace* trace) {
   using namespace mixaq;
   const Block& b = *block;
   const Windows windows{rows, slots, num_rows, count, high, kinds};
@@ -137,6 +157,6 @@ extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int6
     m.row_sums = scratch.take<int32_t>(slots_);
     m.head = scratch.take<HeadScratch>(1);
     std::memset(m.head, 0, sizeof(HeadScratch));  // what lies behind the last token must be finite
-    for (int64_t i = take(); i >= 0; i = take()) run_chunk(b, windows, chunks[i], stream, m);
+    for (int64_t i = take(); i >= 0; i = take()) run_chunk(b, windows, chunks[i], stream, m, trace);
   });
 }

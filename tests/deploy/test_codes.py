@@ -1,0 +1,104 @@
+"""Code by code: what plain torch and the kernels compute is what the simulated model computes.
+
+Sums of codes are integers and equal. What follows is float - a result times its step, softmax, GELU, norms - and ends
+in a code again. There a value that lies on the border of two codes may take either, so that codes made from *equal*
+codes are at most one step apart, and few are:
+
+- plain torch: one float32 rounding at another place than the simulated product's;
+- kernels, besides: norm, step and zero point in one multiplication; sqrt 2 as 239 / 169 in log-sqrt2 probabilities
+  (9e-6 relative, at most 0.003 of a step of proj's input); GELU to 4e-5 absolute (0.003 of a step of fc2's input in
+  the models here, so that about as many of its codes take the other side).
+
+Behind a code that took the other side everything may differ: those codes are not compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+import tiny_backbone
+import torch
+from code_watch import comparable, kernel_codes, simulated_codes, torch_codes
+from integer_twin import integer, simulated
+
+from mixaq_mmdet.deploy.kernels import IntegerBlock
+from mixaq_mmdet.deploy.layers import read_linear
+from mixaq_mmdet.deploy.state import BLOCK_LAYERS, read_header
+from mixaq_mmdet.deploy.tiers import load_kernels
+
+TORCH_FLIPS = defaultdict(lambda: 2e-4)  # share of compared codes that may take the other side, by role
+KERNEL_FLIPS = defaultdict(lambda: 1e-3, fc2_in=5e-3)
+LOADED, REASON = load_kernels()
+CASES = {
+    'MinMax W8A8': dict(method='MinMax', low_ratios=0.5),
+    'RepQ W4A8, A4 low, pruned': dict(method='RepQ', w_bits=4, low_a_bits=4, low_ratios=0.4, prune_ratios=0.2),
+    'RepQ A4, A2 low': dict(method='RepQ', a_bits=4, low_a_bits=2, low_ratios=0.5),
+    'symmetric weights, W3A5': dict(method='MinMax', w_bits=3, a_bits=5, low_a_bits=2, w_symmetric=True),
+}
+
+
+@pytest.fixture(scope='module', params=CASES.values(), ids=CASES.keys())
+def pair(request):
+    """A calibrated backbone and its integer twin."""
+    model = simulated(**request.param)
+    return model, integer(model)
+
+
+@torch.no_grad()
+def blocks_of(model, twin, size=(50, 67)):
+    """(simulated block, weights of its twin, stream that enters it, assignment) of every block."""
+    x = torch.cat(tiny_backbone.images(2, size))
+    stages = list(model.tell_stages(x))
+    stream, hw_shape = model.embed(x)
+    for stage, integers, told in zip(model.stages, twin.stages, stages, strict=True):
+        rankings = stage.rank(stream, hw_shape, told, model.importance)
+        for number, (block, other) in enumerate(zip(stage.blocks, integers.blocks, strict=True)):
+            assignment = stage._assign(stream, hw_shape, rankings, block.attn.shift_size, *told.ratios[number // 2])
+            assert len(assignment.runs) == 1
+            yield block, other.engine.weights, stream, assignment
+            stream = block(stream, assignment)
+        if stage.downsample is not None:
+            stream, hw_shape = stage.downsample(stream, hw_shape)
+
+
+def check(expected, found, run, heads, flips):
+    assert expected.keys() == found.keys()
+    wanted = comparable(expected, found, run, heads)
+    for role, mask in wanted.items():
+        steps = (expected[role] - found[role])[mask].abs()
+        assert steps.numel() > 0.4 * mask.numel() * (run.slots is None or 0.5), f'{role}: too few codes were compared'
+        assert steps.max() <= 1, f'{role}: {steps.max()} steps apart'
+        assert (steps > 0).float().mean() <= flips[role], f'{role}: {(steps > 0).float().mean():.2g} differ'
+
+
+def test_plain_torch_makes_the_simulated_codes(pair):
+    for block, weights, stream, assignment in blocks_of(*pair):
+        run = assignment.runs[0]
+        expected = simulated_codes(block, stream, assignment)
+        found = torch_codes(weights, stream.flatten(0, 1).clone(), run)
+        assert torch.equal(expected['qkv_in'], found['qkv_in']), 'the same norm, the same division'
+        check(expected, found, run, weights.num_heads, TORCH_FLIPS)
+
+
+@pytest.mark.skipif(LOADED is None, reason=f'no integer kernels here: {REASON}')
+def test_kernels_make_the_simulated_codes(pair):
+    for block, weights, stream, assignment in blocks_of(*pair):
+        run = assignment.runs[0]
+        expected = simulated_codes(block, stream, assignment)
+        kernel = IntegerBlock(LOADED[1], weights)
+        found = kernel_codes(kernel, weights, stream.flatten(0, 1).clone(), run)
+        check(expected, found, run, weights.num_heads, KERNEL_FLIPS)
+
+
+def test_weights_are_the_simulated_ones(pair):
+    model, twin = pair
+    header = read_header(twin._state)
+    for number, stage in enumerate(model.stages):
+        for index, block in enumerate(stage.blocks):
+            attention, ffn = block.attn.w_msa, block.ffn.layers
+            layers = (attention.qkv, attention.proj, ffn[0][0], ffn[1])
+            for name, layer in zip(BLOCK_LAYERS, layers, strict=True):
+                read = read_linear(header, twin._state, f'stages.{number}.blocks.{index}.{name}')
+                steps = read.codes.int() - read.zero_point.unsqueeze(1)
+                assert torch.equal(steps * read.scale.unsqueeze(1), layer.quantized_weight())
