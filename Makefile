@@ -31,6 +31,9 @@ format: setup
 bench: setup
 	@$(VENV)/python benchmarks/two_branch.py --quick
 
+docs-test: setup
+	@$(VENV)/python tests/docs/run_pages.py
+
 reproduce: setup
 	@$(VENV)/python benchmarks/experiments.py run --tier full --open-test
 
