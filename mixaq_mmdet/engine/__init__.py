@@ -1,6 +1,6 @@
 """Loops, hooks and wrappers that run a detector; importing registers them."""
 
-from .hooks import CalibrationHook, ExactResumeHook
+from .hooks import CalibrationHook, ExactResumeHook, start_distillation
 from .optim_wrapper import (
     SparsityAwareAmpOptimWrapper,
     SparsityAwareOptimWrapper,
@@ -15,4 +15,5 @@ __all__ = [
     'SparsityAwareAmpOptimWrapper',
     'SparsityAwareOptimWrapper',
     'SparsityAwareOptimWrapperConstructor',
+    'start_distillation',
 ]

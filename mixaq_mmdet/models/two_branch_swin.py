@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mixaq_mmdet.windows.importance import build_importance, content_map, image_
 from mixaq_mmdet.windows.rows import with_zero_gradients
 
 from .checkpoint_guard import refuse_foreign_weights
+from .distillation import FeatureDistiller
 from .ratios import RatioPair, Ratios, checked_ratios
 from .two_branch_stage import StageInput, StageRecord, TwoBranchStage
 
@@ -38,6 +40,7 @@ class TwoBranchSwin(SwinTransformer):
         check_finite: check the input in train mode too (in eval mode it always is).
         unshifted_stages: stages whose windows are never shifted. Classifiers do not shift where one window covers the
             map - the last stage, (3,), at 224 pixels - while detectors do.
+        distill: ``dict(checkpoint=..., weight=...)``: train towards the outputs of a float backbone; None does not.
         **kwargs: every argument of mmdet's SwinTransformer.
     """
 
@@ -50,6 +53,7 @@ class TwoBranchSwin(SwinTransformer):
         importance: str | Mapping[str, Any] = 'L2',
         check_finite: bool = False,
         unshifted_stages: Iterable[int] = (),
+        distill: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         given = inspect.signature(SwinTransformer.__init__).bind(self, *args, **kwargs).arguments
@@ -60,7 +64,7 @@ class TwoBranchSwin(SwinTransformer):
         self._stock_names = [name for name, _ in self.named_parameters()]
         for index, stage in enumerate(self.stages):
             TwoBranchStage.convert(stage, index)
-        self._stop_shifting(unshifted_stages)
+        self._stop_shifting(unshifted_stages := tuple(unshifted_stages))
         self.num_pairs = sum(stage.num_pairs for stage in self.stages)
         self.importance = build_importance(importance)
         self.check_finite = check_finite
@@ -72,6 +76,9 @@ class TwoBranchSwin(SwinTransformer):
         if quant is not None:
             prepare(self, quant)
             self.low_trained = torch.zeros((), dtype=torch.uint8)
+        teacher = {name: value for name, value in given.items() if name not in ('self', 'init_cfg')}
+        build = partial(TwoBranchSwin, **teacher, unshifted_stages=unshifted_stages)
+        self.distiller = None if distill is None else FeatureDistiller(distill, build)
 
     def _stop_shifting(self, stages: Iterable[int]) -> None:
         unknown = [stage for stage in stages if stage not in range(len(self.stages))]
@@ -126,17 +133,20 @@ class TwoBranchSwin(SwinTransformer):
             One (B, C_i, H_i, W_i) map for each of ``out_indices``.
         """
         self._check_input(x)
-        if self.low_trained is not None and self.training and torch.is_grad_enabled() and any(self.low_ratios):
+        learns = self.training and torch.is_grad_enabled()
+        if learns and self.low_trained is not None and any(self.low_ratios):
             self.low_trained.fill_(1)
         told = list(self.tell_stages(x, rank_all=self._records is not None))
-        x, hw_shape = self.embed(x)
+        tokens, hw_shape = self.embed(x)
         outs = []
         last = max(self.out_indices)
         for index, stage in enumerate(self.stages[: last + 1]):
-            x, hw_shape, out, out_hw_shape = stage(x, hw_shape, told[index], self.importance, self._records)
+            tokens, hw_shape, out, out_hw_shape = stage(tokens, hw_shape, told[index], self.importance, self._records)
             if index in self.out_indices:
                 outs.append(self.output(index, out, out_hw_shape))
         outs[-1] = with_zero_gradients(outs[-1], list(self._parameters_behind(last)))
+        if learns and self.distiller is not None:
+            self.distiller.compare(x, outs)
         return tuple(outs)
 
     def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -204,6 +204,24 @@ def test_statistic_weights():
     assert torch.equal(statistic_values(weight, 0, 4), out)
 
 
+def decibels(weight, quantized):
+    noise = (weight - quantized).square().sum()
+    return float(10 * torch.log10(weight.square().sum() / noise))
+
+
+def test_statistic_weights_clip_hard_at_any_width():
+    """Inherent to 2 mean|W|, which is 1.6 standard deviations of normal weights; LSQ fits its step instead."""
+    weight = normal(16, 4096, dtype=torch.float32)
+    scale = 2 * weight.abs().mean(1, keepdim=True)
+    clipping = decibels(weight, weight.clamp(-scale, scale))
+    assert clipping == pytest.approx(14.4, abs=0.2)
+    for bits, statistic, learned in ((8, 14.4, 41), (4, 13.0, 19)):
+        step = LearnedQuantizer(bits, axis=0, channels=16, per_channel=True, weight=True)
+        step.fit(Samples.exact(weight, 0, 'weight'), MinMaxRange())
+        assert decibels(weight, statistic_values(weight, 0, 2 ** (bits - 1))) == pytest.approx(statistic, abs=0.2)
+        assert decibels(weight, step(weight).detach()) == pytest.approx(learned, abs=1)
+
+
 def calibrated(method, **options):
     model = backbone({'method': method, 'w_bits': 4, 'a_bits': 4, 'low_a_bits': 2}, **options)
     Calibrator(model).run(images())

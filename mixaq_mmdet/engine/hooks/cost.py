@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from typing import Any
 
@@ -11,7 +10,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 
 from mixaq_mmdet.models.backbone_cost import CostMeter
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
@@ -21,7 +19,7 @@ from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
 class CostHook(Hook):
     """Prints mean activation bits, realised ratios and relative bit operations over the inputs of a test.
 
-    Importing the package adds it to every Runner (``report_after_tests``); without a TwoBranchSwin it does nothing.
+    Importing the package adds it to every Runner; without a TwoBranchSwin it does nothing.
     """
 
     priority = 'VERY_LOW'
@@ -67,19 +65,3 @@ def _ratios(ratios: list[float]) -> str:
 def _two_branch_backbone(model: Any) -> TwoBranchSwin | None:
     model = model.module if is_model_wrapper(model) else model
     return next((module for module in model.modules() if isinstance(module, TwoBranchSwin)), None)
-
-
-def report_after_tests() -> None:
-    """Let every Runner have a CostHook: mmdet's own test script shall print the line without an edit to the config."""
-    if getattr(Runner.register_hooks, 'adds_cost_hook', False):
-        return
-    register_hooks = Runner.register_hooks
-
-    @functools.wraps(register_hooks)
-    def with_cost_hook(runner: Runner, *args: Any, **kwargs: Any) -> None:
-        register_hooks(runner, *args, **kwargs)
-        if not any(isinstance(hook, CostHook) for hook in runner.hooks):
-            runner.register_hook(CostHook())
-
-    with_cost_hook.adds_cost_hook = True  # type: ignore[attr-defined]
-    Runner.register_hooks = with_cost_hook
