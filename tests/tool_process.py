@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+
+from forked import run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = REPOSITORY / 'tools'
@@ -30,9 +33,11 @@ def run_process(*command: str | Path, cwd: str | Path, timeout: float = 900, **e
 
 
 def run_tool(name: str, *arguments: str | Path, cwd: str | Path, **environment: str):
-    """Run ``tools/<name>`` from ``cwd``: python files by this interpreter, shell scripts by bash."""
-    interpreter = 'bash' if name.endswith('.sh') else sys.executable
-    return run_process(interpreter, TOOLS / name, *arguments, cwd=cwd, **environment)
+    """Run ``tools/<name>`` from ``cwd``, or a python file elsewhere: shell scripts by bash, python files forked."""
+    if name.endswith('.sh'):
+        return run_process('bash', TOOLS / name, *arguments, cwd=cwd, **environment)
+    with tempfile.TemporaryDirectory() as folder:
+        return run_script(TOOLS / name, arguments, cwd, environment, Path(folder) / 'output')
 
 
 def load_tool(name: str) -> ModuleType:

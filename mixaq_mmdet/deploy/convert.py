@@ -13,16 +13,11 @@ from torch import nn
 
 from mixaq_mmdet.models import TwoBranchSwin
 from mixaq_mmdet.quantization import DETECTOR_BUFFER
-from mixaq_mmdet.quantization.functional import quantize
-from mixaq_mmdet.quantization.layers import BranchQuantizers, QuantWeight
 from mixaq_mmdet.quantization.quantizers.base import Quantizer
-from mixaq_mmdet.quantization.quantizers.logarithmic import Log2Quantizer
-from mixaq_mmdet.quantization.quantizers.uniform import UniformQuantizer
 
+from .grids import BRANCHES, describe_grid, pick_branch, weight_codes
 from .packing import pack_codes
 from .state import BLOCK_LAYERS, FORMAT, HEADER, VERSION, Header, State, write_header
-
-BRANCHES = ('high', 'low')
 
 
 def convert_backbone(backbone: nn.Module) -> State:
@@ -83,7 +78,8 @@ def _add_block(state: State, header: Header, path: str, block: Any) -> None:
     for name, layer in layers.items():
         _add_linear(state, header, f'{path}.{name}', layer)
     grids = [
-        {role: describe_grid(pick_branch(q, branch), path, role) for role, q in inputs.items()} for branch in BRANCHES
+        {role: _add_grid(state, pick_branch(q, branch), path, role, branch) for role, q in inputs.items()}
+        for branch in BRANCHES
     ]
     header['blocks'][path] = {
         'grids': grids,
@@ -105,46 +101,27 @@ def _add_block(state: State, header: Header, path: str, block: Any) -> None:
 
 def _add_linear(state: State, header: Header, path: str, layer: Any) -> None:
     """Packed codes with their grid; the grid of a layer outside blocks comes along in the header."""
-    if not isinstance(layer, QuantWeight) or not isinstance(layer.weight_quant, UniformQuantizer):
-        raise ValueError(f'{path}: the weight has no uniform grid; convert models of MinMax, Percentile, MSE or RepQ')
+    weight = weight_codes(layer, path)
     if layer.compensation is not None:
         raise ValueError(f'{path}: a low-rank compensation has no integer form; calibrate with ranks=[] to convert')
-    quantizer = layer.weight_quant
-    codes = quantize(layer.weight.detach(), quantizer.scale, quantizer.zero_point, quantizer.bits, quantizer.axis)
-    rows = layer.weight.shape[0]
-    state[f'{path}.codes'] = pack_codes(codes.cpu(), quantizer.bits)
-    state[f'{path}.scale'] = quantizer.scale.expand(rows)
-    state[f'{path}.zero_point'] = quantizer.zero_point.expand(rows).to(torch.int16)
+    bits, rows = layer.weight_quant.bits, layer.weight.shape[0]
+    state[f'{path}.codes'] = pack_codes(weight.codes.cpu(), bits)
+    state[f'{path}.scale'] = weight.scale
+    state[f'{path}.zero_point'] = weight.zero_point.to(torch.int16)
     state[f'{path}.bias'] = torch.zeros(rows) if layer.bias is None else layer.bias
-    entry: dict[str, Any] = {'bits': quantizer.bits, 'shape': list(layer.weight.shape)}
+    entry: dict[str, Any] = {'bits': bits, 'stride': weight.stride, 'shape': list(layer.weight.shape)}
     if '.blocks.' not in path:
-        entry['grid'] = describe_grid(pick_branch(layer.input_quant, 'high'), path, 'input')
+        entry['grid'] = _add_grid(state, pick_branch(layer.input_quant, 'high'), path, 'input')
     header['layers'][path] = entry
+
+
+def _add_grid(state: State, quantizer: Quantizer | None, path: str, role: str, branch: str = 'high') -> dict[str, Any]:
+    """The header entry of a grid; its tensors go into the state."""
+    entry, tensors = describe_grid(quantizer, path, role)
+    state.update({f'{path}.{role}.{branch}.{name}': value for name, value in tensors.items()})
+    return entry
 
 
 def _add_norm(state: State, path: str, norm: nn.Module | None) -> None:
     if norm is not None:
         state.update({f'{path}.{name}': value for name, value in norm.named_parameters()})
-
-
-def pick_branch(quantizers: Any, branch: str) -> Quantizer | None:
-    """The quantizer of a branch, the high one where there is no other; None where the tensor stays float."""
-    if not isinstance(quantizers, BranchQuantizers):
-        return None
-    return quantizers.branches().get(branch, quantizers.high)
-
-
-def describe_grid(quantizer: Quantizer | None, path: str, role: str) -> dict[str, Any]:
-    """Scale, zero point, bits, and steps per octave (0: uniform)."""
-    if isinstance(quantizer, UniformQuantizer) and quantizer.axis is None:
-        zero_point, steps = int(quantizer.zero_point), 0
-    elif isinstance(quantizer, Log2Quantizer) and role == 'attn':
-        zero_point, steps = 0, quantizer.steps_per_octave
-    else:
-        kind = 'float' if quantizer is None else type(quantizer).__name__
-        raise ValueError(
-            f'{path}: {role} is {kind}, which has no integer form here; convert models of MinMax, Percentile, MSE or '
-            'RepQ with per-tensor activation grids and without enabled=False overrides'
-        )
-    scale = float(quantizer.scale)
-    return {'scale': scale, 'zero_point': zero_point, 'bits': quantizer.bits, 'steps_per_octave': steps}

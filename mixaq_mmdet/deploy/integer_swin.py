@@ -16,9 +16,9 @@ from mixaq_mmdet.models.two_branch_stage import TwoBranchStage
 from mixaq_mmdet.registry import MODELS
 from mixaq_mmdet.windows.assignment import Assignment
 
-from .layers import NO_WEIGHTS, IntegerLinear, IntegerPatches, read_block, read_grid, read_linear
+from .layers import NO_WEIGHTS, IntegerLinear, IntegerPatches, read_block, read_input_grid, read_linear
 from .state import Header, State, check_tensors, read_header
-from .tiers import ENGINES, TierPlan, plan_tiers
+from .tiers import TierPlan, check_names, plan_tiers
 
 
 class IntegerSwinBlock(nn.Module):
@@ -94,16 +94,16 @@ class IntegerSwin(TwoBranchSwin):
 
     Args:
         engine: 'auto' takes the kernels where they run, 'torch' is exact and portable, 'kernels' insists.
+        high: what high windows run as, 'int8' or 'bf16'; see ``tiers.plan_tiers``.
         **kwargs: arguments of TwoBranchSwin except ``quant``, which the file knows.
     """
 
-    def __init__(self, *args: Any, engine: str = 'auto', **kwargs: Any) -> None:
+    def __init__(self, *args: Any, engine: str = 'auto', high: str = 'int8', **kwargs: Any) -> None:
         if kwargs.pop('quant', None) is not None:
             raise ValueError('IntegerSwin takes no quant: the grids are in the converted file; drop the key')
-        if engine not in ENGINES:
-            raise ValueError(f'engine={engine!r} is unknown; use one of {list(ENGINES)}')
+        check_names(engine, high)
         super().__init__(*args, **{**kwargs, 'init_cfg': None})
-        self.engine = engine
+        self.engine, self.high = engine, high
         self.plan: TierPlan | None = None
         self._state: State = {}
         self._embed: Any = None
@@ -149,12 +149,12 @@ class IntegerSwin(TwoBranchSwin):
         if maps is None:
             return
         path = 'patch_embed.projection'
-        weights, grid = read_linear(header, state, path), read_grid(header['layers'][path]['grid'])
+        weights, grid = read_linear(header, state, path), read_input_grid(header, state, path)
         self._embed = maps.embedding(self.patch_embed, weights, grid)
         for number, stage in enumerate(self.stages):
             if stage.downsample is not None:
                 path = f'stages.{number}.downsample.reduction'
-                weights, grid = read_linear(header, state, path), read_grid(header['layers'][path]['grid'])
+                weights, grid = read_linear(header, state, path), read_input_grid(header, state, path)
                 stage.downsample.run = maps.merging(stage.downsample, weights, grid)
 
     def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -178,14 +178,14 @@ class IntegerSwin(TwoBranchSwin):
             for index, block in enumerate(stage.blocks):
                 path = f'stages.{number}.blocks.{index}'
                 blocks[path] = read_block(header, state, path, _biases(state[f'{path}.position_bias'], block.attn))
-        self.plan = plan_tiers(list(blocks.values()), self.engine)
+        self.plan = plan_tiers(list(blocks.values()), self.engine, self.high)
         for path, weights in blocks.items():
             self.get_submodule(path).engine = self.plan.make_block(weights)
         for name, parameter in self.named_parameters():  # norms: the kernels copy them
             parameter.copy_(state[name])
         for path, layer in self.named_modules():
             if isinstance(layer, IntegerLinear):
-                layer.fill(read_linear(header, state, path), read_grid(header['layers'][path]['grid']))
+                layer.fill(read_linear(header, state, path), read_input_grid(header, state, path))
         self._use_kernels(header, state)
         print_log(f'IntegerSwin: {self.plan.line}', 'current')
 

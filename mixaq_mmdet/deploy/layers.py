@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -18,16 +19,17 @@ NO_WEIGHTS = 'IntegerSwin has no weights yet; load a file that tools/deploy.py c
 
 
 def read_linear(header: Header, state: State, path: str) -> LinearWeights:
-    """A layer with its codes in int8: minus the zero point where that fits a row, else minus 128."""
+    """A layer with codes in int8: minus the zero point where that fits a row, else minus 128; int16 if neither fits."""
     entry = header['layers'][path]
     outputs, *inputs = entry['shape']
-    codes = unpack_codes(state[f'{path}.codes'], entry['bits'], (outputs, int(torch.tensor(inputs).prod())))
+    codes = entry['stride'] * unpack_codes(state[f'{path}.codes'], entry['bits'], (outputs, prod(inputs)))
     zero_point = state[f'{path}.zero_point'].to(torch.int16)
     steps = codes - zero_point.unsqueeze(1)
     fits = ((steps >= -OFFSET) & (steps < OFFSET)).all(1)
-    shift = torch.where(fits, zero_point, OFFSET)
+    narrow = entry['stride'] == 1 or bool(fits.all())
+    shift = torch.where(fits, zero_point, OFFSET) if narrow else zero_point
     return LinearWeights(
-        codes=(codes - shift.unsqueeze(1)).to(torch.int8),
+        codes=(codes - shift.unsqueeze(1)).to(torch.int8 if narrow else torch.int16),
         scale=state[f'{path}.scale'].float(),
         zero_point=(zero_point - shift).to(torch.int32),
         bias=state[f'{path}.bias'].float(),
@@ -42,7 +44,9 @@ def read_block(header: Header, state: State, path: str, bias: Tensor) -> BlockWe
         name: (state[f'{path}.{name}.weight'].float(), state[f'{path}.{name}.bias'].float())
         for name in ('norm1', 'norm2')
     }
-    high, low = (_read_grids(grids) for grids in entry['grids'])
+    high, low = (
+        _read_grids(state, path, grids, branch) for grids, branch in zip(entry['grids'], ('high', 'low'), strict=True)
+    )
     return BlockWeights(
         **layers,
         **norms,
@@ -55,16 +59,28 @@ def read_block(header: Header, state: State, path: str, bias: Tensor) -> BlockWe
     )
 
 
-def read_grid(entry: dict[str, Any]) -> Grid:
-    """A uniform grid."""
-    return Grid(entry['scale'], entry['zero_point'], entry['bits'])
+def read_input_grid(header: Header, state: State, path: str) -> Grid:
+    """The grid of the input of a layer outside the blocks, its offsets spread over the layer's inputs."""
+    entry = header['layers'][path]
+    grid = _read_grid(state, f'{path}.input.high', entry['grid'])
+    per_channel = prod(entry['shape'][2:])  # of a convolution: places of its kernel
+    before, after = (
+        None if offset is None else offset.repeat_interleave(per_channel) for offset in (grid.before, grid.after)
+    )
+    return grid._replace(before=before, after=after)
 
 
-def _read_grids(entries: dict[str, dict[str, Any]]) -> BranchGrids:
-    uniform = {role: read_grid(entry) for role, entry in entries.items() if role != 'attn'}
-    attn = entries['attn']
-    probabilities = ProbabilityGrid(attn['steps_per_octave'], attn['scale'], attn['zero_point'], attn['bits'])
-    return BranchGrids(**uniform, attn=probabilities)
+def _read_grid(state: State, path: str, entry: dict[str, Any]) -> Grid:
+    tensors = {name: state[f'{path}.{name}'].float() for name in entry['tensors']}
+    return Grid(entry['scale'], entry['zero_point'], entry['bits'], **tensors)
+
+
+def _read_grids(state: State, path: str, entries: dict[str, dict[str, Any]], branch: str) -> BranchGrids:
+    grids = {role: _read_grid(state, f'{path}.{role}.{branch}', entry) for role, entry in entries.items()}
+    attn = grids.pop('attn')
+    steps_per_octave = entries['attn']['steps_per_octave']
+    probabilities = ProbabilityGrid(steps_per_octave, attn.scale, attn.zero_point, attn.bits, attn.steps)
+    return BranchGrids(**grids, attn=probabilities)
 
 
 class IntegerLinear(nn.Module):
@@ -77,13 +93,13 @@ class IntegerLinear(nn.Module):
 
     def fill(self, weights: LinearWeights, grid: Grid) -> None:
         """Take over a layer and the grid of its input."""
-        self.grid, self.product = grid, ExactLinear(weights, grid.bits)
+        self.grid, self.product = grid, ExactLinear(weights, (grid,))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
         if self.grid is None or self.product is None:
             raise ValueError(NO_WEIGHTS)
-        return self.product(steps_of(x, self.grid), self.grid.scale)
+        return self.product(steps_of(x, self.grid), self.grid)
 
     def _load_from_state_dict(self, *_: Any) -> None:
         """The backbone reads the file and fills its layers."""

@@ -8,11 +8,28 @@ from torch import Tensor
 
 
 class Grid(NamedTuple):
-    """Uniform activation grid: x^ = (clip(round(x / scale) + zero_point, 0, 2^bits - 1) - zero_point) scale."""
+    """Activation grid: x^ = (clip(round((x + before) / step) + zero_point, 0, 2^bits - 1) - zero_point) step + after.
+
+    Attributes:
+        scale: the step.
+        zero_point: code of 0 (without offsets).
+        bits: code width.
+        steps: (tokens,) where each token position of a window has a step of its own; ``scale`` is 1 then.
+        before: (channels,) offset before rounding, or None.
+        after: (channels,) offset after it, or None.
+    """
 
     scale: float
     zero_point: int
     bits: int
+    steps: Tensor | None = None
+    before: Tensor | None = None
+    after: Tensor | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is more than a scale and a zero point."""
+        return self.steps is not None or self.before is not None or self.after is not None
 
 
 class ProbabilityGrid(NamedTuple):
@@ -23,16 +40,21 @@ class ProbabilityGrid(NamedTuple):
         scale: the largest value D of a logarithmic grid, the step of a uniform one.
         zero_point: of a uniform grid.
         bits: code width.
+        steps: (tokens,) of a uniform grid whose step depends on the query's position; ``scale`` is 1 then.
     """
 
     steps_per_octave: int
     scale: float
     zero_point: int
     bits: int
+    steps: Tensor | None = None
 
 
 class BranchGrids(NamedTuple):
-    """Activation grids of one branch of a block. ``attn`` is None for float probabilities."""
+    """Activation grids of one branch of a block. ``attn`` is None for float probabilities.
+
+    Offsets of q, k and v are (channels of a head,).
+    """
 
     qkv_in: Grid
     q: Grid
@@ -48,7 +70,7 @@ class LinearWeights(NamedTuple):
     """A linear layer: w = (codes - zero_point) scale.
 
     Attributes:
-        codes: (N, K) int8.
+        codes: (N, K) int8; int16 where they are odd numbers of more than eight bits (StatsQ).
         scale: (N,) float32.
         zero_point: (N,) int32, in the same offset as ``codes`` (unsigned codes minus 128 come with zero_point - 128).
         bias: (N,) float32; zeros where there is none.
@@ -86,3 +108,13 @@ class BlockWeights(NamedTuple):
     num_heads: int
     scale: float
     epsilon: float = 1e-5
+
+    @property
+    def learned(self) -> bool:
+        """Whether any grid is more than a scale and a zero point."""
+        return any(
+            grid.steps is not None if isinstance(grid, ProbabilityGrid) else grid.learned
+            for branch in self.grids
+            for grid in branch
+            if grid is not None
+        )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 FORMAT = 'mixaq_mmdet.integer_swin'
-VERSION = 1
+VERSION = 2  # 2: learned grids
 HEADER = 'integer_header'
 CONVERT_ANEW = 'run tools/deploy.py convert again'
 BLOCK_LAYERS = ('qkv', 'proj', 'fc1', 'fc2')
@@ -75,6 +75,8 @@ def expected_shapes(header: Header) -> dict[str, tuple[int, ...]]:
         rows = entry['shape'][0]
         shapes[f'{path}.codes'] = (-(-prod(entry['shape']) * entry['bits'] // 8),)
         shapes.update({f'{path}.{name}': (rows,) for name in ('scale', 'zero_point', 'bias')})
+        if 'grid' in entry:
+            shapes.update(_grid_shapes(f'{path}.input.high', entry['grid']))
     for path, entry in header['blocks'].items():
         channels = layers[f'{path}.proj']['shape'][0]
         tokens = entry['tokens']
@@ -82,8 +84,15 @@ def expected_shapes(header: Header) -> dict[str, tuple[int, ...]]:
             shapes.update({f'{path}.{norm}.{name}': (2, channels) for name in ('weight', 'bias')})
         shapes[f'{path}.position_bias'] = (entry['heads'], tokens, tokens)
         shapes[f'{path}.pad_qkv'] = (3 * channels,)
+        for branch, grids in zip(('high', 'low'), entry['grids'], strict=True):
+            for role, grid in grids.items():
+                shapes.update(_grid_shapes(f'{path}.{role}.{branch}', grid))
         widths = [tuple(layers[f'{path}.{name}']['shape']) for name in BLOCK_LAYERS]
         hidden = widths[2][0]
         if widths != [(3 * channels, channels), (channels, channels), (hidden, channels), (channels, hidden)]:
             raise ValueError(f'layers of {path} do not fit each other: {widths}')
     return shapes
+
+
+def _grid_shapes(path: str, grid: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {f'{path}.{name}': tuple(shape) for name, shape in grid['tensors'].items()}

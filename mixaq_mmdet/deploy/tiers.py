@@ -7,24 +7,29 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from .bf16_block import Bf16Block, TwoEngineBlock
 from .kernel_maps import KernelMaps
 from .layouts import BlockWeights
 from .torch_block import TorchBlock
 
 ENGINES = ('auto', 'kernels', 'torch')
+HIGH_TIERS = ('int8', 'bf16')
+BF16_FEATURES = frozenset({'avx512_bf16', 'amx_bf16'})
 
 
 class TierPlan(NamedTuple):
     """How the tiers run.
 
     Attributes:
-        engine: 'kernels' (AVX-512 VNNI) or 'torch' (portable).
+        engine: what runs integers: 'kernels' (AVX-512 VNNI) or 'torch' (portable).
+        high: what high windows run as: 'int8' or 'bf16'.
         make_block: builds what runs a block.
-        line: the decision in one line, with its reason.
+        line: the decision in one line, with its reasons.
         maps: what works on whole maps with the kernels; None in plain torch.
     """
 
     engine: str
+    high: str
     make_block: Callable[[BlockWeights], Any]
     line: str
     maps: KernelMaps | None = None
@@ -41,39 +46,59 @@ def load_kernels() -> tuple[Any, str]:
     return (None, reason) if handle is None else ((package, handle), '')
 
 
-def plan_tiers(blocks: Sequence[BlockWeights], engine: str = 'auto') -> TierPlan:
-    """Decide what the high, low and pruned windows of these blocks run as.
+@lru_cache(maxsize=1)
+def has_bf16() -> bool:
+    """Whether this CPU has bfloat16 products."""
+    from .kernels.build import cpu_features
 
-    Bits that the hardware lacks (A4, A2) run as int8 on the grid they were simulated with: same accuracy, same speed.
+    return bool(BF16_FEATURES & cpu_features())
+
+
+def plan_tiers(blocks: Sequence[BlockWeights], engine: str = 'auto', high: str = 'int8') -> TierPlan:
+    """Decide what the high, low and pruned windows of these blocks run as, and say so.
+
+    Low windows run as int8 on the grid they were simulated with, and so do high ones unless bf16 is asked for and this
+    CPU has it. Bits that no CPU has (A4, A2) run as int8: same accuracy, same speed as eight. Pruned windows are
+    skipped.
 
     Args:
         blocks: all blocks of the model.
-        engine: 'auto', or one of the two by name.
+        engine: 'auto', or what runs integers by name.
+        high: 'int8', or 'bf16' for high windows whose activations are not quantized.
 
     Raises:
-        ValueError: for an unknown engine, and for 'kernels' where they cannot run.
+        ValueError: for unknown names, and for 'kernels' where they cannot run.
     """
-    if engine not in ENGINES:
-        raise ValueError(f'engine={engine!r} is unknown; use one of {list(ENGINES)}')
+    check_names(engine, high)
     loaded, reason = (None, 'engine="torch"') if engine == 'torch' else load_kernels()
     if loaded is not None:
         package, handle = loaded
-        sizes = {(b.proj.codes.shape[0], b.num_heads, b.bias.shape[-1]) for b in blocks}
-        reasons = [why for size in sorted(sizes) if (why := package.unsupported(*size))]
-        if not reasons:
-            tiers = _describe(blocks, 'int8 (AVX-512 VNNI kernels)')
-            maps = KernelMaps(package, handle)
-            return TierPlan('kernels', lambda weights: package.IntegerBlock(handle, weights), tiers, maps)
-        reason = reasons[0]
-    if engine == 'kernels':
+        reason = next((why for block in blocks if (why := package.unsupported(block))), '')
+    if engine == 'kernels' and reason:
         raise ValueError(f'engine="kernels" cannot run here: {reason}; use engine="auto"')
-    tiers = _describe(blocks, 'exact integers in plain torch')
-    return TierPlan('torch', TorchBlock, f'{tiers}, because {reason}')
+    how = f'exact integers in plain torch, because {reason}' if reason else 'int8 (AVX-512 VNNI kernels)'
+    make_integer = TorchBlock if reason else lambda weights: package.IntegerBlock(handle, weights)
+    maps = None if reason else KernelMaps(package, handle)
+    name = 'torch' if reason else 'kernels'
+    if high == 'bf16' and has_bf16():
+        line = f'high windows run as bf16, {_bits(blocks, "low")} as {how}; pruned windows are skipped'
+        return TierPlan(name, 'bf16', lambda weights: _two_engines(weights, make_integer), line, maps)
+    line = f'{_bits(blocks, "high")} and {_bits(blocks, "low")} run as {how}; pruned windows are skipped'
+    line += '; high="bf16" is not followed: this CPU has no bf16 products' if high == 'bf16' else ''
+    return TierPlan(name, 'int8', make_integer, line, maps)
 
 
-def _describe(blocks: Sequence[BlockWeights], how: str) -> str:
-    tiers = []
-    for name, branch in (('high', 0), ('low', 1)):
-        bits = sorted({block.grids[branch].fc1_in.bits for block in blocks})
-        tiers.append(f'{name} windows A{"/".join(map(str, bits))}')
-    return f'{" and ".join(tiers)} run as {how}; pruned windows are skipped'
+def check_names(engine: str, high: str) -> None:
+    """Raise a ValueError for a name that is none of ours."""
+    for field, value, known in (('engine', engine, ENGINES), ('high', high, HIGH_TIERS)):
+        if value not in known:
+            raise ValueError(f'{field}={value!r} is unknown; use one of {list(known)}')
+
+
+def _two_engines(weights: BlockWeights, make_integer: Callable[[BlockWeights], Any]) -> TwoEngineBlock:
+    return TwoEngineBlock(Bf16Block(weights), make_integer(weights), weights.bias.shape[-1])
+
+
+def _bits(blocks: Sequence[BlockWeights], branch: str) -> str:
+    bits = sorted({block.grids[branch == 'low'].fc1_in.bits for block in blocks})
+    return f'{branch} windows A{"/".join(map(str, bits))}'

@@ -12,7 +12,8 @@ from mixaq_mmdet.models.window_attention import merge_heads, split_heads
 from mixaq_mmdet.windows.assignment import Run
 
 from .layouts import BlockWeights, BranchGrids
-from .products import ExactLinear, probability_values, steps_of
+from .products import ExactLinear, probability_values, step_of, steps_of
+from .state import BLOCK_LAYERS
 
 
 class TorchBlock:
@@ -21,9 +22,8 @@ class TorchBlock:
     def __init__(self, weights: BlockWeights) -> None:
         self.weights = weights
         self.tokens = weights.bias.shape[-1]
-        names = ('qkv', 'proj', 'fc1', 'fc2')
-        widest = {name: max(getattr(grids, f'{name}_in').bits for grids in weights.grids) for name in names}
-        self.layers = {name: ExactLinear(getattr(weights, name), widest[name]) for name in names}
+        inputs = {name: [getattr(grids, f'{name}_in') for grids in weights.grids] for name in BLOCK_LAYERS}
+        self.layers = {name: ExactLinear(getattr(weights, name), grids) for name, grids in inputs.items()}
 
     def run(self, stream: Tensor, run: Run) -> None:
         """Work on the windows of ``run``, in place.
@@ -57,9 +57,13 @@ class TorchBlock:
         """(windows, tokens, 3 * C) to (windows, tokens, C)."""
         q, k, v = split_heads(qkv, self.weights.num_heads)
         q, k, v = steps_of(q * self.weights.scale, grids.q), steps_of(k, grids.k), steps_of(v, grids.v)
-        logits = (q @ k.transpose(-2, -1)).mul_(grids.q.scale * grids.k.scale).add_(bias)
+        logits = _scaled_logits(q, k, grids).add_(bias)
         attention, step = probability_values(logits.softmax(-1), grids.attn)
-        return merge_heads((attention @ v).mul_(step * grids.v.scale))
+        v_step = step_of(grids.v)
+        out = attention @ (v * v_step) if isinstance(v_step, Tensor) else (attention @ v).mul_(v_step)
+        if grids.v.after is not None:
+            out.add_(attention.sum(-1, keepdim=True) * grids.v.after)
+        return merge_heads(out.mul_(step))
 
     def _feed_forward(self, tokens: Tensor, run: Run) -> Tensor:
         hidden = F.gelu(self._normalised(tokens, run, 'fc1', self.weights.norm2))
@@ -71,15 +75,37 @@ class TorchBlock:
         for first, last, branch in _parts(run.high_tokens, 0, len(tokens)):
             gamma, beta = norm[0][branch], norm[1][branch]
             x = F.layer_norm(tokens[first:last], tokens.shape[1:], gamma, beta, self.weights.epsilon)
-            parts.append(self._quantized(name, x, branch))
+            parts.append(self._quantized(name, x, run, first, branch))
         return torch.cat(parts)
 
     def _by_branch(self, x: Tensor, run: Run, name: str) -> Tensor:
-        return torch.cat([self._quantized(name, x[a:b], branch) for a, b, branch in _parts(run.high_tokens, 0, len(x))])
+        parts = _parts(run.high_tokens, 0, len(x))
+        return torch.cat([self._quantized(name, x[first:last], run, first, branch) for first, last, branch in parts])
 
-    def _quantized(self, name: str, x: Tensor, branch: int) -> Tensor:
+    def _quantized(self, name: str, x: Tensor, run: Run, first: int, branch: int) -> Tensor:
+        """The layer on the run's tokens from ``first`` on, (rows, K) to (rows, N)."""
         grid = getattr(self.weights.grids[branch], f'{name}_in')
-        return self.layers[name](steps_of(x, grid), grid.scale)
+        positions = None
+        if grid.steps is not None:
+            slots = torch.arange(first, first + len(x)) if run.slots is None else run.slots[first : first + len(x)]
+            positions = slots % self.tokens
+        return self.layers[name](steps_of(x, grid, positions), grid, positions, branch)
+
+
+def _scaled_logits(q: Tensor, k: Tensor, grids: BranchGrids) -> Tensor:
+    """Logits of codes (windows, heads, tokens, channels), but for terms that a whole row shares: softmax drops those.
+
+    (s c_q + a_q)(s' c_k + a_k) summed over channels is s s' c_q c_k + s' a_q c_k, and two terms without the key.
+    """
+    q_step, k_step = step_of(grids.q), step_of(grids.k)
+    logits = q @ k.transpose(-2, -1)
+    if grids.q.after is not None:
+        from_offset = k @ grids.q.after
+        logits.mul_(q_step).add_(from_offset.unsqueeze(-2))
+        return logits.mul_(k_step.transpose(-2, -1) if isinstance(k_step, Tensor) else k_step)
+    if isinstance(q_step, Tensor) or isinstance(k_step, Tensor):
+        return logits.mul_(q_step).mul_(k_step.transpose(-2, -1) if isinstance(k_step, Tensor) else k_step)
+    return logits.mul_(q_step * k_step)
 
 
 def _parts(high: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:

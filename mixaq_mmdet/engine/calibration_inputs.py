@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
 from mixaq_mmdet.quantization import Quantizer
@@ -107,6 +107,11 @@ class Replay:
                     all_reduce(tensor, op=reduction)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Average over ranks, in place: all ranks take the same step."""
+        """Average over the ranks that have images, in place: all ranks take the same step."""
+        if get_world_size() == 1:
+            return
+        ranks = torch.tensor(float(self._images > 0))
+        all_reduce(ranks, op='sum')
         for tensor in tensors:
-            all_reduce(tensor, op='mean')
+            all_reduce(tensor, op='sum')
+            tensor /= ranks.to(tensor.device)

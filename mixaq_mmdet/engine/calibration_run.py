@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader
@@ -25,6 +26,17 @@ JOURNAL_FOLDER = 'calibration_blocks'
 def loader_for(runner: Any, train_dataloader: Any, num_images: int, seed: int) -> DataLoader:
     """The calibration loader of a Runner's config."""
     return calibration_loader(train_dataloader, reading_pipeline(runner.cfg), num_images, seed)
+
+
+def refuse_averaging(runner: Any) -> None:
+    """A ValueError if a hook averages the model: its copy would not be calibrated, but saved and evaluated."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            raise ValueError(
+                f'custom_hooks has {type(hook).__name__}: it would save and evaluate its own copy of the model, which '
+                'no calibration reaches, and there is nothing to average without training; leave it out of '
+                'custom_hooks (files that it saved in a training load as they are)'
+            )
 
 
 def calibrate_in_runner(

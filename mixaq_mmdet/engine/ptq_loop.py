@@ -9,7 +9,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
-from .calibration_run import calibrate_in_runner, loader_for
+from .calibration_run import calibrate_in_runner, loader_for, refuse_averaging
 
 
 @LOOPS.register_module()
@@ -27,6 +27,7 @@ class PTQLoop(EpochBasedTrainLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, num_images: int = 32, seed: int = 0) -> None:
+        refuse_averaging(runner)
         self.seed = seed
         super().__init__(runner, loader_for(runner, dataloader, num_images, seed), max_epochs=1)
         # schedulers and time estimates divide by it, and a rank may have no image

@@ -1,7 +1,8 @@
 """Block-output reconstruction (AIQViT, arXiv 2502.04628): bring a block's output close to the float one by training.
 
 Learned are the factors of low-rank compensations and the intervals of quantizers; weights are frozen. The target is
-what the same block, its quantizers off, makes of the same inputs. One image is a step; every branch counts equally.
+what the same block, its quantizers off, makes of the same inputs. One image of each rank is a step; every branch counts
+equally. All ranks start from the same numbers and step by the same averaged gradients: they end with equal parameters.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .compensation import LowRank
 from .layers import QuantWeight
 from .methods.base import BlockInputs
 from .quantizers.base import Quantizer, quantizer_mode
+
+MOST_BRANCHES = 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class BlockReconstruction:
         """Squared error of the outputs for one image, each branch in units of its error before training."""
         outputs = self.inputs.outputs(self.block, index)
         errors = [F.mse_loss(out, store[index]) for out, store in zip(outputs, self.targets, strict=True)]
-        return torch.stack([error / scale for error, scale in zip(errors, self.scales, strict=True)]).sum()
+        return torch.stack([error / scale for error, scale in zip(errors, self.scales, strict=False)]).sum()
 
     @torch.no_grad()
     def _set_targets(self) -> list[float]:
@@ -109,11 +112,17 @@ class BlockReconstruction:
             outputs = self.inputs.outputs(self.block, index)
             errors.append(torch.stack([F.mse_loss(out, t) for out, t in zip(outputs, targets, strict=True)]))
         self.targets = stores
-        table = torch.stack(errors) if errors else torch.ones(1, 2)
-        scales = table.mean(0)
-        self.inputs.average([scales])
-        self.scales = list(scales.clamp(min=1e-12))
-        return (table / scales.clamp(min=1e-12)).sum(1).tolist() if errors else []
+        scales = self._mean(errors).clamp(min=1e-12)
+        self.scales = list(scales)
+        return [float((error / scales[: len(error)]).sum()) for error in errors]
+
+    def _mean(self, errors: list[Tensor]) -> Tensor:
+        """Mean error of each branch over the images of all ranks; a rank without images does not know the branches."""
+        table = torch.stack(errors) if errors else torch.zeros(1, MOST_BRANCHES)
+        totals = F.pad(table.sum(0), (0, MOST_BRANCHES - table.shape[1]))
+        images = table.new_tensor(float(len(errors)))
+        self.inputs.average([totals, images])
+        return totals / images
 
     def _search_ranks(self) -> list[int]:
         """First-order search: factors step on one half of the images, ranks' logits on the other, in turn."""
@@ -194,13 +203,12 @@ class _Descent:
             for tensor in self.tensors:
                 tensor.requires_grad_(True)
             grads = [torch.zeros_like(tensor) for tensor in self.tensors]
+            loss = torch.zeros(())
             if index is not None:
                 with torch.enable_grad():
                     if before is not None:
                         before()
                     loss = owner.loss(index) + (0 if self.cost is None else self.cost())
-                    if not bool(torch.isfinite(loss)):
-                        raise ValueError(f'reconstruction of {owner.name} diverged; lower quant.lr, quant.interval_lr')
                     # nothing to learn where every layer chose rank 0
                     found = torch.autograd.grad(loss, self.tensors, allow_unused=True) if loss.requires_grad else ()
                 for place, grad in enumerate(found):
@@ -208,7 +216,10 @@ class _Descent:
         finally:
             for tensor in self.tensors:
                 tensor.requires_grad_(False)
-        owner.inputs.average(grads)
+        loss = loss.detach()
+        owner.inputs.average([loss, *grads])
+        if not bool(torch.isfinite(loss)):  # on all ranks, or the others would wait for this one
+            raise ValueError(f'reconstruction of {owner.name} diverged; lower quant.lr, quant.interval_lr')
         for tensor, grad in zip(self.tensors, grads, strict=True):
             tensor.grad = grad
         self.optimizer.step()

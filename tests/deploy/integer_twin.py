@@ -12,6 +12,7 @@ from mixaq_mmdet.deploy import IntegerSwin
 from mixaq_mmdet.deploy.convert import convert_backbone
 from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.quantization.quantizers.learned import LearnedQuantizer
 
 SIZES = {'embed_dims': 32, 'num_heads': (1, 2)}  # heads of 32 channels, which the kernels know
 
@@ -22,7 +23,20 @@ def simulated(method: str = 'RepQ', **options: Any) -> TwoBranchSwin:
     quant.update({key: options.pop(key) for key in list(options) if key.endswith(('_bits', '_symmetric'))})
     model = tiny_backbone.backbone(quant, **{**SIZES, **options})
     Calibrator(model).run(tiny_backbone.images(2))
+    _train_a_little(model)
     return model.eval()
+
+
+@torch.no_grad()
+def _train_a_little(model: nn.Module) -> None:
+    """Move learned steps and offsets from their first values, each on its own, as training does."""
+    generator = torch.Generator().manual_seed(3)
+    for quantizer in model.modules():
+        if isinstance(quantizer, LearnedQuantizer):
+            quantizer.step.mul_(0.8 + 0.4 * torch.rand(quantizer.step.shape, generator=generator))
+            for offset in (quantizer.before, quantizer.after):
+                if offset is not None:
+                    offset.add_(2 * quantizer.step.mean() * torch.randn(offset.shape, generator=generator))
 
 
 def integer(model: nn.Module, engine: str = 'torch', **options: Any) -> IntegerSwin:

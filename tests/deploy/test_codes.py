@@ -34,6 +34,9 @@ CASES = {
     'MinMax W8A8': dict(method='MinMax', low_ratios=0.5),
     'RepQ W4A8, A4 low, pruned': dict(method='RepQ', w_bits=4, low_a_bits=4, low_ratios=0.4, prune_ratios=0.2),
     'RepQ A4, A2 low': dict(method='RepQ', a_bits=4, low_a_bits=2, low_ratios=0.5),
+    'LSQ W4A8, A4 low': dict(method='LSQ', w_bits=4, low_a_bits=4, low_ratios=0.4, prune_ratios=0.2),
+    'OFQ W4A4, A2 low': dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2, low_ratios=0.5),
+    'OFQ W8A8': dict(method='OFQ', low_ratios=0.3),
     'symmetric weights, W3A5': dict(method='MinMax', w_bits=3, a_bits=5, low_a_bits=2, w_symmetric=True),
 }
 

@@ -188,8 +188,8 @@ def test_output_norm_gives_a_map(size, make):
 def test_sizes_the_kernels_cannot_run_are_refused(make):
     with pytest.raises(ValueError, match='heads of 8 channels'):
         package.IntegerBlock(KERNELS, make.block(32, 4, 4, LOG_SQRT2, 8, False))
-    assert package.unsupported(96, 3, 49) is None
-    assert '81 tokens' in package.unsupported(96, 3, 81)
+    assert package.unsupported(make.block(96, 3, 7, LOG_SQRT2, 8, False)) is None
+    assert '81 tokens' in package.unsupported(make.block(96, 3, 9, LOG_SQRT2, 8, False))
 
 
 @needs_kernels

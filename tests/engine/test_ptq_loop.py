@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.apis import inference_detector, init_detector
+from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.runner import Runner
@@ -92,15 +92,29 @@ def test_hook_calibrates_a_test_run_to_the_same_quantizers(tiny_coco, tmp_path, 
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_init_detector_agrees_and_needs_no_hook(tiny_coco, calibrated, float_file):
+def test_inference_apis_agree_and_need_no_hook(tiny_coco, calibrated, float_file):
     config = str(calibrated / 'config.py')
     image = str(next((tiny_coco / 'images').glob('*.png')))
     detector = init_detector(config, str(calibrated / 'epoch_1.pth'), device='cpu')
     saved = torch.load(calibrated / 'epoch_1.pth', weights_only=True)['state_dict']
     assert all(torch.equal(value, saved[name]) for name, value in detector.state_dict().items())
-    assert len(inference_detector(detector, image).pred_instances.scores) > 0
+    found = inference_detector(detector, image).pred_instances
+    assert len(found.scores) > 0
+    inferencer = DetInferencer(config, str(calibrated / 'epoch_1.pth'), device='cpu', show_progress=False)
+    answer = inferencer(image, no_save_vis=True, return_datasamples=True)['predictions'][0].pred_instances
+    for name in ('bboxes', 'scores', 'labels'):
+        torch.testing.assert_close(answer[name], found[name], rtol=1e-5, atol=1e-4)
     with pytest.raises(RuntimeError, match=r'^not calibrated: patch_embed'):
         inference_detector(init_detector(config, float_file, device='cpu'), image)
+
+
+@pytest.mark.parametrize('run', ['train', 'test'])
+def test_a_moving_average_is_refused(tiny_coco, tmp_path, float_file, run):
+    """Its copy, never calibrated, would be saved by the one and evaluated by the other."""
+    hooks = [{'type': 'EMAHook', 'momentum': 0.1}, {'type': 'CalibrationHook', 'num_images': 1}]
+    runner = Runner.from_cfg(ptq_config(tiny_coco, tmp_path, load_from=float_file, custom_hooks=hooks))
+    with pytest.raises(ValueError, match='custom_hooks has EMAHook'):
+        getattr(runner, run)()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_backbone import backbone, images, signal_to_noise
+from tiny_backbone import backbone, images
 
 from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.quantization import NotCalibratedError
@@ -230,14 +230,6 @@ def calibrated(method, **options):
 
 @pytest.mark.parametrize('method', TRAINED)
 class TestEveryTrainedMethod:
-    def test_calibration_starts_near_float(self, method):
-        model = backbone({'method': method, 'w_bits': 8, 'a_bits': 8})
-        Calibrator(model).run(images())
-        x = images()[0]
-        with torch.no_grad():
-            # StatsQ clips weights at 2 mean|W| whatever the bits
-            assert signal_to_noise(backbone()(x), model(x)) > (30 if method == 'LSQ' else 12)
-
     @pytest.mark.parametrize('ratio', [0.0, 0.5, 1.0])
     def test_every_parameter_gets_a_finite_gradient(self, method, ratio):
         model = calibrated(method).train()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mixaq_mmdet.search import nsga, surrogate
 from mixaq_mmdet.search.history import History
-from mixaq_mmdet.search.space import Candidate, SearchSpace
+from mixaq_mmdet.search.space import LARGEST, Candidate, SearchSpace
 from mixaq_mmdet.search.study import Study
 
 STAGES = (0, 1, 2, 2, 2, 3)
@@ -62,3 +62,15 @@ def run(
     else:
         surrogate.search(space, study.evaluate, lambda c: cost(c)['bops'], first, population * generations, seed)
     return study
+
+
+def exact_front(budget: float) -> list[tuple[float, float]]:
+    """The best quality of every cost within a budget, as (-AP, cost) without pruning: quality adds up over pairs."""
+    least = {0: 0.0}
+    for loss in LOSS:
+        step: dict[int, float] = {}
+        for total, found in least.items():
+            for low in range(LARGEST + 1):
+                step[total + low] = min(step.get(total + low, float('inf')), found + loss * low**2)
+        least = step
+    return [(found / 30 - 45, 1 - total / 120) for total, found in least.items() if 1 - total / 120 <= budget]

@@ -1,4 +1,4 @@
-"""Whole detectors under tools/train.py with the sparsity-aware wrapper: killed and resumed, and on two ranks."""
+"""Whole quantized detectors under tools/train.py with the sparsity-aware wrapper: killed and resumed, on two ranks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tensorboard.backend.event_processing import event_accumulator
 from tiny_detector import tiny_config, tiny_mask_rcnn
 from tool_process import logged_losses, run_tool
 
 from mixaq_mmdet.engine.ratio_sampling import RatioSampler
+from mixaq_mmdet.registry import MODELS
 
 HOOKS = """
 import os, signal, torch
@@ -36,22 +39,42 @@ class WriteStepHook(Hook):
 """
 
 
+QUANT = {'method': 'OFQ', 'w_bits': 4, 'a_bits': 4, 'low_a_bits': 2}
+SCALARS = ('low_ratio', 'prune_ratio', 'mean_activation_bits', 'relative_bops')
+
+
 @pytest.fixture
 def config_file(tiny_coco, tmp_path) -> Path:
-    """Three epochs of two updates, pruning on, a moving average beside the model, validation at the end of each."""
+    """Six updates, a checkpoint at every second, pruning, a float teacher, an average, validation at the end."""
     (tmp_path / 'write_step_hook.py').write_text(HOOKS)
+    float_file = tmp_path / 'float.pth'
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    torch.save(MODELS.build(tiny_mask_rcnn(type='TwoBranchSwin')).state_dict(), float_file)
+    distill = {'checkpoint': str(float_file), 'weight': 1.0}
+    backbone = dict(type='TwoBranchSwin', drop_path_rate=0.5, low_ratios=0.5, quant=QUANT, distill=distill)
     cfg = tiny_config(
         tiny_coco,
         tmp_path / 'unused',
-        model=tiny_mask_rcnn(type='TwoBranchSwin', drop_path_rate=0.5, low_ratios=0.5),
+        model=tiny_mask_rcnn(**backbone),
+        load_from=str(float_file),
+        train_cfg={'_delete_': True, 'type': 'IterBasedTrainLoop', 'max_iters': 6, 'val_interval': 6},
+        train_dataloader={'sampler': {'_delete_': True, 'type': 'InfiniteSampler'}},
         custom_imports={'imports': ['mixaq_mmdet', 'write_step_hook'], 'allow_failed_imports': False},
         custom_hooks=[
             {'type': 'ExactResumeHook'},
+            {'type': 'CalibrationHook', 'num_images': 2},
             {'type': 'EMAHook', 'momentum': 0.1},
             {'type': 'WriteStepHook', 'folder': str(tmp_path)},
         ],
     )
-    cfg.train_cfg.update(max_epochs=3, val_interval=3)
+    cfg.merge_from_dict(
+        {
+            'default_hooks.checkpoint': {'interval': 2, 'by_epoch': False},
+            'log_processor.by_epoch': False,
+            'visualizer.vis_backends': [{'type': 'LocalVisBackend'}, {'type': 'TensorboardVisBackend'}],
+        }
+    )
     cfg.optim_wrapper.update(
         type='SparsityAwareOptimWrapper', constructor='SparsityAwareOptimWrapperConstructor', prune=True, seed=5
     )
@@ -73,15 +96,25 @@ def logged(work_dir: Path, name: str) -> dict[int, float]:
     return {record['step']: record[name] for line in lines if name in (record := json.loads(line))}
 
 
+def shown_by_tensorboard(work_dir: Path, name: str) -> dict[int, float]:
+    folder = next(iter(work_dir.glob('*/vis_data')))
+    events = event_accumulator.EventAccumulator(str(folder)).Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
 def test_a_killed_run_goes_on_with_the_ratios_of_the_uninterrupted_one(config_file, tmp_path):
-    """kill -9 after the first update of the second epoch, then --resume."""
+    """kill -9 after the third update, then --resume from the checkpoint behind the second."""
     whole, interrupted = tmp_path / 'whole', tmp_path / 'interrupted'
     environment = {'PYTHONPATH': str(tmp_path)}
     run = run_tool('train.py', 'tiny.py', '--work-dir', whole, cwd=tmp_path, **environment)
     assert run.returncode == 0, run.stdout
     expected = written(tmp_path, 0, range(1, 7))
     assert [tuple(step['ratios']) for step in expected] == drawn(6)
-    assert sorted(logged(whole, 'relative_bops')) == [1, 2, 3, 4, 5, 6]
+    for name in SCALARS:
+        scalars = logged(whole, name)
+        assert sorted(scalars) == [1, 2, 3, 4, 5, 6]
+        assert shown_by_tensorboard(whole, name) == pytest.approx(scalars, rel=1e-3)
+    assert all(logged(whole, 'loss_distill').values())
 
     killer = Config.fromfile(config_file, import_custom_modules=False)
     killer.custom_hooks[-1].kill_after = 3
@@ -92,6 +125,7 @@ def test_a_killed_run_goes_on_with_the_ratios_of_the_uninterrupted_one(config_fi
         (tmp_path / f'rank0_step{step}.pth').unlink()
     resumed = run_tool('train.py', 'tiny.py', '--work-dir', interrupted, '--resume', cwd=tmp_path, **environment)
     assert resumed.returncode == 0, resumed.stdout
+    assert 'calibrated on' not in resumed.stdout
     for found, target in zip(written(tmp_path, 0, range(3, 7)), expected[2:], strict=True):
         assert found['ratios'] == target['ratios']
         for name, value in target['parameters'].items():
@@ -103,7 +137,7 @@ def test_a_killed_run_goes_on_with_the_ratios_of_the_uninterrupted_one(config_fi
 def test_two_ranks_share_ratios_and_parameters(config_file, tmp_path):
     cfg = Config.fromfile(config_file, import_custom_modules=False)
     cfg.train_dataloader.batch_size = 1
-    cfg.train_cfg.update(max_epochs=2)
+    cfg.train_cfg.update(max_iters=3, val_interval=9)
     cfg.randomness = {'seed': 0, 'diff_rank_seed': True}
     cfg.dump(config_file)
     with socket.socket() as probe:

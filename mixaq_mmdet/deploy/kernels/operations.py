@@ -57,9 +57,7 @@ class IntegerBlock(_Operation):
         self.channels, self.hidden = weights.fc2.codes.shape
         self.heads, self.tokens = weights.num_heads, weights.bias.shape[-1]
         tokens = self.tokens
-        reason = unsupported(self.channels, weights.num_heads, tokens)
-        if reason is None and (self.hidden % 16):
-            reason = f'{self.hidden} hidden channels are no multiple of 16'
+        reason = unsupported(weights)
         if reason is not None:
             raise ValueError(f'the integer kernels cannot run this block: {reason}; use the plain integer modules')
         grids = weights.grids

@@ -8,15 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layouts import Grid, LinearWeights
+from ..layouts import BlockWeights, Grid, LinearWeights
 
 COLUMNS = 32  # outputs of one packed weight panel
 MAX_TOKENS = 64
 HEAD_CHANNELS = (16, 32)
 
 
-def unsupported(channels: int, num_heads: int, tokens: int) -> str | None:
-    """Why the kernels cannot run a block of these sizes; None if they can."""
+def unsupported(weights: BlockWeights) -> str | None:
+    """Why the kernels cannot run a block; None if they can."""
+    hidden, channels = weights.fc1.codes.shape
+    num_heads, tokens = weights.num_heads, weights.bias.shape[-1]
+    if weights.learned:
+        return 'learned steps and offsets (LSQ, OFQ) have no kernels'
+    if hidden % 16:
+        return f'{hidden} hidden channels are no multiple of 16'
     if channels % 16:
         return f'{channels} channels are no multiple of 16'
     if channels // num_heads not in HEAD_CHANNELS:

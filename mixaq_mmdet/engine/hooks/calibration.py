@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ..calibration import check_branches, quantized_backbone, uncalibrated
-from ..calibration_run import calibrate_in_runner, loader_for
+from ..calibration_run import calibrate_in_runner, loader_for, refuse_averaging
 
 
 @HOOKS.register_module()
@@ -38,7 +38,7 @@ class CalibrationHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Initialise what training starts from."""
-        self._calibrate(runner)
+        self._calibrate(runner, trains=True)
 
     def before_test(self, runner: Any) -> None:
         """Make an uncalibrated model ready to be tested."""
@@ -49,13 +49,15 @@ class CalibrationHook(Hook):
         if runner._train_loop is None or isinstance(runner._train_loop, dict):
             self._calibrate(runner)
 
-    def _calibrate(self, runner: Any) -> None:
+    def _calibrate(self, runner: Any, trains: bool = False) -> None:
         if uncalibrated(runner.model):
             branches = 'all'
         elif self.branches == 'low' and self._low_is_stale(runner):
             branches = 'low'
         else:
             return
+        if not trains:  # a training's first step copies the calibrated model into the average
+            refuse_averaging(runner)
         loader = loader_for(runner, runner.cfg.get('train_dataloader'), self.num_images, self.seed)
         calibrate_in_runner(runner, loader, self.seed, branches=branches)
 

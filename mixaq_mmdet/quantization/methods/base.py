@@ -33,7 +33,7 @@ class BlockInputs(Protocol):
         """A new, empty list of tensors that spills to disk past a limit."""
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Average tensors over ranks, in place."""
+        """Average tensors over the ranks that have images, in place; a rank without any brings zeros."""
 
     def tick(self) -> None:
         """Tell the progress bar that one of the ``calibration_steps`` is done; :meth:`replay` does by itself."""
