@@ -1,0 +1,94 @@
+"""How well the latency table predicts whole backbones at ratios that it has not seen.
+
+    python benchmarks/latency_table.py [--quick] [--vectors 20] [--rounds 7] [--clock wall]
+                                       [--json docs/results/latency_table.json]
+
+For each subject the table of ``tools/analyze.py latency`` is measured, then whole forwards at random ratio vectors, low
+and pruned windows mixed; an error is predicted over measured time, less one. Random weights, calibrated on noise. On a
+busy machine use ``--clock cpu`` with one thread. The last line is the verdict: the largest error against the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from timing import describe_device
+
+from mixaq_mmdet.analysis.commands.latency import check, ready
+from mixaq_mmdet.analysis.latency import CLOCKS, measure
+from mixaq_mmdet.analysis.model_config import build_backbone
+from mixaq_mmdet.engine.atomic_file import write_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+SUBJECTS = {
+    'mini, W4A8 with A4 low': ('configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w4a8.py', (256, 256)),
+    'Swin-T, W4A8 with A4 low': ('configs/mixaq/mask-rcnn_swin-t_mixaq-ptq-w4a8.py', (800, 1216)),
+    'Swin-T, float': ('configs/mixaq/mask-rcnn_swin-t_float.py', (800, 1216)),
+}
+QUICK = 'mini, W4A8 with A4 low'
+LIMIT = 0.10
+
+
+def accuracy(backbone: Any, shape: tuple[int, int], args: argparse.Namespace) -> dict[str, Any]:
+    """Errors of the predictions for one backbone at one input size (height, width)."""
+    ready(backbone)
+    table = measure(backbone, shape, args.rounds, args.clock, args.seed)
+    options = argparse.Namespace(check=args.vectors, rounds=args.rounds, clock=args.clock, seed=args.seed)
+    rows = check(backbone, table, options)
+    errors = [abs(row['error']) for row in rows]
+    return {
+        'path': table.path,
+        'shape': list(shape),
+        'largest error': max(errors),
+        'median error': statistics.median(errors),
+        'spread of the pieces': statistics.median(entry.spread for entry in table.entries),
+        'vectors': rows,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write; 1 if the limit is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='the mini backbone only, 4 vectors, 3 rounds')
+    parser.add_argument('--vectors', type=int, default=20, help='random ratio vectors for each subject')
+    parser.add_argument('--rounds', type=int, default=7, help='interleaved repeats; medians count')
+    parser.add_argument('--clock', choices=CLOCKS, default='wall', help='cpu: processor time, for a busy machine')
+    parser.add_argument('--seed', type=int, default=0, help='of images and vectors')
+    parser.add_argument('--json', type=Path, help='file that the figures are written to')
+    args = parser.parse_args(argv)
+    if args.vectors < 1:
+        parser.error(f'--vectors {args.vectors} compares nothing; give at least 1')
+    if args.quick:
+        args.vectors, args.rounds = 4, 3
+    found = {}
+    for name, (config, shape) in SUBJECTS.items():
+        if args.quick and name != QUICK:
+            continue
+        found[name] = accuracy(build_backbone(Config.fromfile(ROOT / config)), shape, args)
+        print(
+            f'{name}, {shape[0]} x {shape[1]}: largest error {100 * found[name]["largest error"]:.1f} %, '
+            f'median {100 * found[name]["median error"]:.1f} % over {args.vectors} vectors',
+            flush=True,
+        )
+    largest = max(row['largest error'] for row in found.values())
+    content = {
+        'limit': LIMIT,
+        'clock': args.clock,
+        'rounds': args.rounds,
+        'seed': args.seed,
+        'subjects': found,
+        **describe_device(),
+    }
+    if args.json:
+        write_whole(args.json, json.dumps(content, indent=1) + '\n')
+    print(f'{"holds" if largest <= LIMIT else "MISSED"}: largest error {largest:.3f} (limit {LIMIT})')
+    return int(largest > LIMIT)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
