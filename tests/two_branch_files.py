@@ -1,4 +1,4 @@
-"""A runnable config file of a tiny Mask R-CNN on TwoBranchSwin, with a checkpoint of random weights beside it."""
+"""Runnable config files of a tiny Mask R-CNN on TwoBranchSwin, with checkpoints of random weights beside them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import DefaultScope
 from tiny_detector import CLASSES, tiny_config
 
+from mixaq_mmdet.quantization import Quantizer
 from mixaq_mmdet.registry import MODELS
 
 
@@ -25,3 +26,21 @@ def write_two_branch_files(coco: Path, folder: Path, **backbone) -> tuple[str, s
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='https://example.invalid/swin.pth')
     cfg.dump(folder / 'tiny.py')
     return str(folder / 'tiny.py'), str(folder / 'tiny.pth')
+
+
+def write_quantized_files(coco: Path, folder: Path, **backbone) -> tuple[str, str]:
+    """Write ``config.py`` and ``epoch_1.pth`` to ``folder``: two low bits in half the windows, every range [-4, 4]."""
+    quant = dict(method='MinMax', w_bits=8, a_bits=8, low_a_bits=2)
+    cfg = tiny_config(coco, folder)
+    cfg.model.backbone.update(type='TwoBranchSwin', **{'quant': quant, 'low_ratios': 0.5, **backbone})
+    del cfg.model.backbone['convert_weights']
+    cfg.dump(folder / 'config.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+    for module in model.modules():
+        if isinstance(module, Quantizer):
+            module.set_range(torch.full(module.shape, -4.0), torch.full(module.shape, 4.0))
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), folder / 'epoch_1.pth')
+    return str(folder / 'config.py'), str(folder / 'epoch_1.pth')

@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 
 import pytest
 import torch
 from mmengine.config import Config
-from tiny_detector import tiny_config, tiny_mask_rcnn
 from tool_process import load_tool
+from two_branch_files import write_quantized_files
 
 from mixaq_mmdet.analysis.inspection import load_detector, two_branch
 from mixaq_mmdet.analysis.ood import coco_folder, degradation
+from mixaq_mmdet.analysis.page import ASSETS
 from mixaq_mmdet.engine.evaluate import evaluate  # noqa: F401  (registers the metric)
 from mixaq_mmdet.engine.hooks import WindowMapHook
 
-QUANT = {'method': 'MinMax', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 2}
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 
 
 @pytest.fixture(scope='module')
 def calibrated(tiny_coco, tmp_path_factory):
     """(config file, checkpoint) of a tiny detector whose quantizers all have the range [-4, 4]."""
-    folder = tmp_path_factory.mktemp('studies')
-    model = tiny_mask_rcnn(type='TwoBranchSwin', quant=QUANT, low_ratios=0.5)
-    del model.backbone['convert_weights']
-    cfg = tiny_config(tiny_coco, folder, model=model)
-    config, checkpoint = folder / 'config.py', folder / 'epoch_1.pth'
-    cfg.dump(config)
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    from mixaq_mmdet.quantization.quantizers.base import Quantizer
-
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    detector = MODELS.build(cfg.model)
-    for module in detector.modules():
-        if isinstance(module, Quantizer):
-            module.set_range(torch.full(module.shape, -4.0), torch.full(module.shape, 4.0))
-    meta = {'dataset_meta': {'classes': ('box', 'disc', 'bar')}}
-    torch.save({'state_dict': detector.state_dict(), 'meta': meta}, checkpoint)
-    return config, checkpoint
+    return write_quantized_files(tiny_coco, tmp_path_factory.mktemp('studies'))
 
 
 def analyze(*arguments) -> None:
@@ -114,12 +97,63 @@ def report(calibrated, tmp_path_factory):
     return out
 
 
+class Parsed(HTMLParser):
+    """Every element is closed, and what the script looks up by id is there."""
+
+    VOID = ('meta', 'img', 'input', 'br')
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.content: dict[str, str] = {}
+        self.references: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids += [found['id']] if 'id' in found else []
+        self.references += [found[name] for name in ('src', 'href') if name in found]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.content[self.open[-1]] = self.content.get(self.open[-1], '') + data
+
+
 def test_report_is_self_contained_and_says_how_to_make_what_is_missing(report):
     text = report.read_text()
     assert 'tools/analyze.py sensitivity' in text
     assert '"ap": 43.0' in text
     for reference in ('src="http', 'href="http', "'http://example", '@import'):
         assert reference not in text
+
+
+def test_report_is_well_formed_and_holds_what_its_script_asks_for(report):
+    page = Parsed(report.read_text())
+    assert all(reference.startswith('data:image/png;base64,') for reference in page.references)
+    assert len(set(page.ids)) == len(page.ids)
+    script = page.content['script']
+    # the list of points and the maps are there; the hovered note is made by the script
+    assert set(re.findall(r"getElementById\('(\w+)'\)", script)) <= set(page.ids)
+    data = json.loads(script[: script.index("'use strict'")])
+    assert [point['ap'] for point in data['front']] == [41.0, 43.0]
+    image = data['maps'][0]
+    for stage in image['stages']:
+        height, width = stage['tokens']
+        windows = -(-height // stage['window']) * -(-width // stage['window'])
+        assert sorted(stage['order']) == list(range(windows))
+
+
+@pytest.mark.skipif(shutil.which('node') is None, reason='no node on this machine')
+def test_script_of_the_report_has_no_syntax_error():
+    done = subprocess.run(['node', '--check', str(ASSETS / 'page.js')], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason='no Chromium or Chrome on this machine')
