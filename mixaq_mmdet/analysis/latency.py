@@ -1,7 +1,8 @@
 """Measured latency of a TwoBranchSwin on this device: a table by block, size and tier counts that predicts the whole.
 
-What is timed is the *simulated* float path (fake quantization), where low windows cost what high ones do and only
-pruning saves time. Another path is timed by passing its own blocks (``block_of``) with the same signature.
+What is timed is what the backbone is. Of a TwoBranchSwin that is the *simulated* float path (fake quantization), where
+low windows cost what high ones do and only pruning saves time; of a converted one (``IntegerSwin``) the integer path.
+Any other path is timed by passing its own blocks (``block_of``) with the same signature.
 
 Every piece is timed once per round and rounds repeat, so that a disturbance hits all pieces alike; medians count.
 """
@@ -120,18 +121,18 @@ def measure(
     clock: str = 'wall',
     seed: int = 0,
     block_of: Callable[[Any], Callable[..., Any]] = lambda block: block,
-    path: str = PATH,
+    path: str | None = None,
 ) -> LatencyTable:
     """Time every piece of a backbone on one random image.
 
     Args:
-        backbone: in eval mode, calibrated or float.
+        backbone: in eval mode; calibrated, float or converted.
         shape: input (height, width).
         rounds: timed rounds after one that is not.
         clock: 'wall', or 'cpu' on a machine that others use too.
         seed: of the image.
         block_of: the implementation that runs a block, called with the stream and the assignment.
-        path: name of that implementation.
+        path: name of that implementation; by default that of the backbone's own.
     """
     if rounds < 1:
         raise ValueError(f'--rounds {rounds} measures nothing; give at least 1')
@@ -156,7 +157,13 @@ def measure(
         for key, seconds in zip(works, times, strict=True)
     ]
     depths = tuple(len(stage.blocks) for stage in backbone.stages)
-    return LatencyTable(shape, depths, tuple(windows), entries, path, clock)
+    return LatencyTable(shape, depths, tuple(windows), entries, path or path_of(backbone), clock)
+
+
+def path_of(backbone: TwoBranchSwin) -> str:
+    """What runs the backbone's blocks, in a few words."""
+    plan = getattr(backbone, 'plan', None)
+    return PATH if plan is None else f'integer ({plan.engine}, high windows {plan.high})'
 
 
 def _stage_works(

@@ -18,6 +18,7 @@ from mixaq_mmdet.windows.assignment import Assignment
 
 from .layers import NO_WEIGHTS, IntegerLinear, IntegerPatches, read_block, read_input_grid, read_linear
 from .state import Header, State, check_tensors, read_header
+from .stored_bits import StoredBits
 from .tiers import TierPlan, check_names, plan_tiers
 
 
@@ -25,15 +26,15 @@ class IntegerSwinBlock(nn.Module):
     """A block in its stage: what the stage asks it for, and an engine that runs its windows.
 
     Args:
-        window: side of a window in tokens.
-        shift: how far its windows are shifted.
-        hidden: hidden channels of its FFN.
+        block: the empty two-branch block whose place it takes.
     """
 
-    def __init__(self, window: int, shift: int, hidden: int) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
-        self.attn = SimpleNamespace(window_size=window, shift_size=shift)
-        self.ffn = SimpleNamespace(feedforward_channels=hidden)
+        attention, ffn = block.attn, block.ffn
+        heads = SimpleNamespace(num_heads=attention.w_msa.num_heads)
+        self.attn = SimpleNamespace(window_size=attention.window_size, shift_size=attention.shift_size, w_msa=heads)
+        self.ffn = SimpleNamespace(feedforward_channels=ffn.feedforward_channels, embed_dims=ffn.embed_dims)
         self.engine: Any = None
 
     def forward(self, x: Tensor, assignment: Assignment) -> Tensor:
@@ -77,7 +78,7 @@ class IntegerStage(TwoBranchStage):
         """Turn a stage into this class with empty blocks."""
         stage.__class__ = cls
         stage.index = index
-        stage.blocks = nn.ModuleList(_empty_block(block) for block in stage.blocks)
+        stage.blocks = nn.ModuleList(IntegerSwinBlock(block) for block in stage.blocks)
         if stage.downsample is not None:
             IntegerMerge.convert(stage.downsample)
         return stage
@@ -105,10 +106,10 @@ class IntegerSwin(TwoBranchSwin):
         super().__init__(*args, **{**kwargs, 'init_cfg': None})
         self.engine, self.high = engine, high
         self.plan: TierPlan | None = None
+        self.stored_bits: StoredBits | None = None
         self._state: State = {}
         self._embed: Any = None
-        conv = self.patch_embed.projection
-        self.patch_embed.projection = IntegerPatches(conv.kernel_size, conv.stride)
+        self.patch_embed.projection = IntegerPatches(self.patch_embed.projection)
         for index, stage in enumerate(self.stages):
             IntegerStage.convert(stage, index)
         self.requires_grad_(False)
@@ -187,6 +188,7 @@ class IntegerSwin(TwoBranchSwin):
             if isinstance(layer, IntegerLinear):
                 layer.fill(read_linear(header, state, path), read_input_grid(header, state, path))
         self._use_kernels(header, state)
+        self.stored_bits = StoredBits(header, self.plan.high)
         print_log(f'IntegerSwin: {self.plan.line}', 'current')
 
     def _check_architecture(self, header: Header, state: State) -> None:
@@ -207,10 +209,6 @@ class IntegerSwin(TwoBranchSwin):
                     f'stage {number} of the config has (blocks, channels, tokens of a window) {here}, the file '
                     f'{found[0] if found else "no such stage"}; use the config that tools/deploy.py convert wrote'
                 )
-
-
-def _empty_block(block: nn.Module) -> IntegerSwinBlock:
-    return IntegerSwinBlock(block.attn.window_size, block.attn.shift_size, block.ffn.feedforward_channels)
 
 
 def _biases(bias: Tensor, attention: Any) -> Tensor:

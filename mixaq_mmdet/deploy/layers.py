@@ -109,13 +109,13 @@ class IntegerPatches(IntegerLinear):
     """Takes the place of the patch embedding's convolution.
 
     Args:
-        kernel_size: sides of a patch.
-        stride: step between patches.
+        conv: the convolution, without padding.
     """
 
-    def __init__(self, kernel_size: tuple[int, int], stride: tuple[int, int]) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, channels, H, W) to (B, N, H', W')."""

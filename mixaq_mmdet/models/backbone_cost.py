@@ -1,4 +1,5 @@
-"""Bit operations of a Swin backbone as it stands: its geometry, its quantizers' bits, its ratios; no checkpoint needed.
+"""Bit operations of a Swin backbone as it stands: its geometry, its quantizers' bits, its ratios; no checkpoint needed
+(but for a converted backbone, whose bits are in its file).
 
 ``windows/cost.py`` counts; this file only reads a backbone for it. A stock SwinTransformer counts as 32 bit, all
 windows high.
@@ -41,7 +42,7 @@ def swin_spec(backbone: SwinTransformer) -> SwinSpec:
 
 def layer_bits(backbone: SwinTransformer, layer: Layer) -> LayerBits:
     """Bits of one layer, as the backbone's method gives them to its roles; 32 where a role stays float."""
-    method = getattr(backbone, 'quant_method', None)
+    method = getattr(backbone, 'quant_method', None) or getattr(backbone, 'stored_bits', None)
     if not layer.roles:
         return LayerBits()
     compensation = layer.name.endswith(COMPENSATION)
@@ -83,7 +84,9 @@ def backbone_bops(
 
 def compensation_layers(backbone: SwinTransformer, layers: Sequence[Layer]) -> list[Layer]:
     """The two products of each low-rank compensation: float factors on the layer's input and on its own result."""
-    added = []
+    added: list[Layer] = []
+    if not hasattr(backbone, 'quant_method'):
+        return added
     for layer in layers:
         module: Any = None if layer.kind == 'matmul' else backbone.get_submodule(layer.name)
         compensation: Any = getattr(module, 'compensation', None)

@@ -54,6 +54,11 @@ class DetectorScorer:
     """
 
     def __init__(self, detector: Any, loader: DataLoader, quality: str) -> None:
+        if quality == 'proxy' and hasattr(detector.backbone, 'stored_bits'):
+            raise ValueError(
+                '--objectives proxy compares with the float backbone, which a converted one does not hold; use map, or '
+                'search with the config it was converted from'
+            )
         self.detector = detector
         self.backbone: TwoBranchSwin = detector.backbone
         self.loader = loader

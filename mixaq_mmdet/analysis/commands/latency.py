@@ -1,7 +1,8 @@
 """Measured latency of a config's backbone on this device, and how well the table predicts ratios it has not seen.
 
 What is measured is the simulated float path: fake quantization costs time there and low windows save none, pruned
-windows do. The backbone is calibrated on noise: its speed is that of a trained one.
+windows do. With --integer it is the converted backbone (as in the config that tools/deploy.py convert wrote). Either is
+calibrated on noise: its speed is that of a trained one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.registry import MODELS
 
 from mixaq_mmdet.analysis.latency import CLOCKS, LatencyTable, measure, measure_vectors
 from mixaq_mmdet.analysis.model_config import build_backbone, usual_shape
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rounds', type=int, default=7, help='interleaved repeats; medians count (default: 7)')
     parser.add_argument('--clock', choices=CLOCKS, default='wall', help='cpu: processor time, for a busy machine')
     parser.add_argument('--check', type=int, default=4, help='random ratio vectors to compare with predictions')
+    parser.add_argument('--integer', action='store_true', help='convert the backbone and measure its integer path')
     parser.add_argument('--seed', type=int, default=0, help='of the image and the checked vectors')
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='write the table here')
     command_line.add_config_arguments(parser)
@@ -42,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     if not isinstance(backbone, TwoBranchSwin):
         raise ValueError("model.backbone is stock; latency by tier needs type='TwoBranchSwin'")
     ready(backbone)
+    backbone = converted(cfg, backbone) if options.integer else backbone
     table = measure(backbone, shape, options.rounds, options.clock, options.seed)
     table.environment = environment()
     from rich.console import Console
@@ -66,6 +70,16 @@ def ready(backbone: TwoBranchSwin) -> None:
         size = 4 * backbone.stages[0].window_size * backbone.patch_embed.projection.stride[0]
         Calibrator(backbone).run([torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))])
     backbone.eval()
+
+
+def converted(cfg: Any, backbone: TwoBranchSwin) -> TwoBranchSwin:
+    """The integer twin of a calibrated backbone."""
+    from mixaq_mmdet.deploy.convert import convert_backbone
+    from mixaq_mmdet.deploy.files import integer_config
+
+    twin = MODELS.build(integer_config(cfg).model.backbone)
+    twin.load_state_dict(convert_backbone(backbone))
+    return twin
 
 
 def check(backbone: TwoBranchSwin, table: LatencyTable, options: argparse.Namespace) -> list[dict[str, Any]]:
