@@ -4,8 +4,9 @@
 
 The small Mask R-CNN at its training size, the same images and boxes in every arm: forward, losses, backward. Beside our
 quantizers stand the same quantizers composed of torch operations ('naive') and torch's own learnable operation, which
-knows one step per tensor and no offsets. Times alternate in one process, a new draw of ratios each round, and the mean
-of per-round ratios counts; each peak of memory is taken in a process of its own. The last lines are the verdicts.
+knows one step per tensor and no offsets; they run in every fifth round. Times alternate in one process, a new draw of
+ratios each round, and the mean of per-round ratios counts; each peak of memory is taken in a process of its own. With
+``--json`` every round is kept beside that file, and a run that was stopped goes on. The last lines are the verdicts.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +27,7 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from timing import alternate, describe_device, peak_above_start
+from timing import describe_device, peak_above_start, timed
 from torch import Tensor
 
 from mixaq_mmdet.engine.atomic_file import write_whole
@@ -72,32 +74,33 @@ def torch_operation(
 
 
 ARMS: dict[str, Callable[..., Tensor] | None] = {'stock': None, 'ours': None, 'naive': naive, 'torch': torch_operation}
+RIVALS = ('naive', 'torch')
+RIVALS_EVERY = 5
+Steps = Mapping[str, Callable[[int], None]]
 
 
-def make_step(arm: str, batch: int) -> Callable[[], None]:
-    """A training step: new ratios, forward, losses, backward, gradients dropped."""
+def make_step(arm: str, batch: int) -> Callable[[int], None]:
+    """A training step with the ratios of a draw: forward, losses, backward, gradients dropped."""
     init_default_scope('mmdet')
     name = 'float' if arm == 'stock' else 'qat-w4a4'
     cfg = Config.fromfile(ROOT / f'configs/mini/mask-rcnn_swin-mini_{name}.py')
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     backbone = quantized_backbone(model)
-    sampler = None
+    sampler = RatioSampler()
     if backbone is not None:
         noise = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
         Calibrator(backbone).run([noise])
-        sampler = RatioSampler()
     model.train()
     shapes = [(3, SIZE, SIZE)] * batch
     inputs = demo_mm_inputs(
         batch, image_shapes=shapes, num_items=[BOXES] * batch, num_classes=CLASSES, with_mask=True, use_box_type=True
     )
     data = model.data_preprocessor(inputs, True)
-    draws = iter(range(10**9))
 
-    def step() -> None:
-        if sampler is not None:
-            backbone.sample_ratios(*sampler.draw(backbone.num_pairs, next(draws)))
+    def step(draw: int) -> None:
+        if backbone is not None:
+            backbone.sample_ratios(*sampler.draw(backbone.num_pairs, draw))
         replaced = patch(PATCHED, ARMS[arm]) if ARMS[arm] is not None else nullcontext()
         with replaced:
             losses, _ = model.parse_losses(model.loss(data['inputs'], data['data_samples']))
@@ -107,6 +110,51 @@ def make_step(arm: str, batch: int) -> Callable[[], None]:
     return step
 
 
+class Record:
+    """Seconds by draw and arm, and peaks by arm; kept in a file, if there is one, after every addition.
+
+    Args:
+        path: of the file; one with other settings is begun anew.
+        settings: what the figures depend on.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {'settings': dict(settings), 'rounds': [], 'peaks': {}}
+        if path is not None and path.is_file():
+            found = json.loads(path.read_text())
+            if found['settings'] == self.content['settings']:
+                self.content = found
+
+    @property
+    def rounds(self) -> list[dict[str, float]]:
+        """Seconds of each arm that ran, one entry per draw."""
+        return self.content['rounds']
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """Bytes by arm."""
+        return self.content['peaks']
+
+    def keep(self) -> None:
+        """Write what there is."""
+        if self.path is not None:
+            write_whole(self.path, json.dumps(self.content))
+
+
+def time_rounds(make_steps: Callable[[], Steps], record: Record, draws: int, clock: str) -> None:
+    """Time what the record lacks of ``draws`` rounds, after one step of each arm that does not count."""
+    if len(record.rounds) >= draws:
+        return
+    steps = make_steps()
+    for step in steps.values():
+        step(0)
+    for draw in range(len(record.rounds), draws):
+        arms = [arm for arm in steps if arm not in RIVALS or draw % RIVALS_EVERY == 0]
+        record.rounds.append({arm: timed(partial(steps[arm], draw), clock=clock) for arm in arms})
+        record.keep()
+
+
 def peak_in_own_process(arm: str, batch: int) -> int:
     """Bytes by which two steps of an arm raise memory."""
     command = [sys.executable, __file__, '--peak-of', arm, '--batch', str(batch)]
@@ -114,38 +162,64 @@ def peak_in_own_process(arm: str, batch: int) -> int:
     return int(done.stdout.split()[-1])
 
 
-def measure(batch: int, draws: int, clock: str) -> dict[str, Any]:
-    """Mean time and peak memory of each arm relative to stock."""
-    seconds = alternate({arm: make_step(arm, batch) for arm in ARMS}, draws, clock=clock)
-    peaks = {arm: peak_in_own_process(arm, batch) for arm in ARMS}
+def summary(rounds: Sequence[Mapping[str, float]], peaks: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Each arm relative to stock: mean, least and most of per-round times, and peak memory."""
     rows = {}
     for arm in ARMS:
-        relative = [a / b for a, b in zip(seconds[arm], seconds['stock'], strict=True)]
-        rows[arm] = {'time': statistics.mean(relative), 'memory': peaks[arm] / peaks['stock']}
-    return {'batch': batch, 'draws': draws, 'clock': clock, **describe_device(), 'relative to stock': rows}
+        relative = [seconds[arm] / seconds['stock'] for seconds in rounds if arm in seconds]
+        rows[arm] = {
+            'time': statistics.mean(relative),
+            'least': min(relative),
+            'most': max(relative),
+            'draws': len(relative),
+            'memory': peaks[arm] / peaks['stock'],
+        }
+    return rows
+
+
+def measure(batch: int, draws: int, clock: str, path: Path | None) -> dict[str, Any]:
+    """All figures; ``path`` is where a stopped run is kept."""
+    settings = {'batch': batch, 'draws': draws, 'clock': clock, 'threads': torch.get_num_threads()}
+    record = Record(path, settings)
+    time_rounds(lambda: {arm: make_step(arm, batch) for arm in ARMS}, record, draws, clock)
+    for arm in ARMS:
+        if arm not in record.peaks:
+            record.peaks[arm] = peak_in_own_process(arm, batch)
+            record.keep()
+    return {**settings, **describe_device(), 'relative to stock': summary(record.rounds, record.peaks)}
+
+
+def verdicts(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """One line per limit."""
+    lines = []
+    for what, limit in LIMITS.items():
+        value = rows['ours'][what]
+        lines.append(f'{what}: {value:.2f} of the stock step, limit {limit}: {"holds" if value <= limit else "MISSED"}')
+    return lines
 
 
 def main() -> None:
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='two images, three draws')
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--draws', type=int, default=50)
-    parser.add_argument('--clock', choices=['wall', 'cpu'], default='wall')
+    parser.add_argument('--clock', choices=['wall', 'cpu'], default='wall', help='cpu: on a machine others use, too')
     parser.add_argument('--json', type=Path, help='write the figures here')
     parser.add_argument('--peak-of', choices=list(ARMS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
         step = make_step(options.peak_of, options.batch)
-        print(peak_above_start(lambda: [step(), step()]))
+        print(peak_above_start(lambda: [step(0), step(1)]))
         return
     batch, draws = (2, 3) if options.quick else (options.batch, options.draws)
-    found = measure(batch, draws, options.clock)
+    unfinished = options.json and options.json.with_suffix('.unfinished')
+    found = measure(batch, draws, options.clock, unfinished)
     print(json.dumps(found, indent=1))
     if options.json:
         write_whole(options.json, json.dumps(found, indent=1) + '\n')
-    for what, limit in LIMITS.items():
-        value = found['relative to stock']['ours'][what]
-        print(f'{what}: {value:.2f} of the stock step, limit {limit}: {"holds" if value <= limit else "MISSED"}')
+        unfinished.unlink(missing_ok=True)
+    print('\n'.join(verdicts(found['relative to stock'])))
 
 
 if __name__ == '__main__':

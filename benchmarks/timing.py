@@ -32,12 +32,17 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
-            start = _now(device, clock)
-            work()
-            elapsed = _now(device, clock) - start
+            elapsed = timed(work, device, clock)
             if number:
                 seconds[name].append(elapsed)
     return seconds
+
+
+def timed(work: Callable[[], Any], device: str = 'cpu', clock: str = 'wall') -> float:
+    """Seconds that one call takes; see :func:`alternate`."""
+    start = _now(device, clock)
+    work()
+    return _now(device, clock) - start
 
 
 def _now(device: str, clock: str) -> float:

@@ -132,8 +132,9 @@ def _part_gradients(
         scaled = _scaled(x[start:stop], own, before)
         clipped = scaled.clamp(part.lowest, part.highest)
         inside = torch.eq(scaled, clipped).to(own.dtype)  # numbers multiply faster than booleans
-        to_input = torch.mul(upstream, inside)
-        if grad_x is not None:
+        direct = grad_x is not None and grad_x.dtype == own.dtype
+        to_input = torch.mul(upstream, inside, out=grad_x[start:stop] if direct else None)
+        if grad_x is not None and not direct:
             grad_x[start:stop].copy_(to_input)
         if before is not None and grad_before is not None:
             grad_before += to_input.sum_to_size(before.shape)
