@@ -50,7 +50,7 @@ def config_file(tiny_coco, tmp_path) -> Path:
     float_file = tmp_path / 'float.pth'
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    torch.save(MODELS.build(tiny_mask_rcnn(type='TwoBranchSwin')).state_dict(), float_file)
+    torch.save({'state_dict': MODELS.build(tiny_mask_rcnn(type='TwoBranchSwin')).state_dict()}, float_file)
     distill = {'checkpoint': str(float_file), 'weight': 1.0}
     backbone = dict(type='TwoBranchSwin', drop_path_rate=0.5, low_ratios=0.5, quant=QUANT, distill=distill)
     cfg = tiny_config(
