@@ -20,7 +20,8 @@ class CalibrationHook(Hook):
 
     Training at ratio 0 never runs the low branch, which goes stale. With ``branches='low'`` a calibrated model gets it
     anew - norms copied from the high branch, quantizers fitted on the low half of the windows - unless it was trained:
-    from the first sampled ratios on, a buffer in the checkpoint says so, and a resumed run or a test keeps it.
+    from the first training step with low windows on, a buffer in the checkpoint says so, and a test keeps it. A resumed
+    run keeps what its beginning calibrated, trained or not.
 
     Args:
         num_images: calibration images, over all ranks together.
@@ -52,7 +53,7 @@ class CalibrationHook(Hook):
     def _calibrate(self, runner: Any, trains: bool = False) -> None:
         if uncalibrated(runner.model):
             branches = 'all'
-        elif self.branches == 'low' and self._low_is_stale(runner):
+        elif self.branches == 'low' and self._low_is_stale(runner) and not (trains and runner.iter):
             branches = 'low'
         else:
             return
