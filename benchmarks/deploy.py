@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from deploy_plots import plot_growth
 from deploy_rivals import RIVALS
 from timing import describe_device, ratios
 
@@ -26,7 +28,8 @@ from mixaq_mmdet.engine.atomic_file import write_whole
 STOCK, OURS, HALF = 'stock mmdet float', 'ours W8A8', 'ours W8A8, half pruned'
 QUICK = [STOCK, 'ONNX Runtime dynamic int8', OURS, HALF]
 SAME_CLASS = 0.03
-SIZES = ['224x224', '480x640', '800x1216', '800x1333']
+MAIN_SIZE = '800x1216'
+SIZES = ['224x224', '480x640', MAIN_SIZE, '800x1333']
 
 
 class Rival:
@@ -101,7 +104,8 @@ def measure(names: list[str], batch: int, size: str, args: argparse.Namespace) -
 def verdict(case: dict[str, Any]) -> list[str]:
     """The three lines: against stock, against the best rival of the same error class, and the error."""
     seconds, facts = case['seconds'], case['facts']
-    others = [name for name in seconds if name not in (STOCK, OURS, HALF) and facts[name]['c5_error'] <= SAME_CLASS]
+    rivals = [name for name in seconds if name != STOCK and not name.startswith('ours')]
+    others = [name for name in rivals if facts[name]['c5_error'] <= SAME_CLASS]
     lines = []
     if HALF in seconds:
         lines.append(f'half pruned: {_gain(seconds, OURS, HALF, inverse=True):.2f} of all-high')
@@ -122,29 +126,51 @@ def _gain(seconds: dict[str, list[float]], slow: str, fast: str, inverse: bool =
     return statistics.median(b / a if inverse else a / b for a, b in pairs)
 
 
-def main() -> None:
-    """Measure, print, write."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``--quick`` sets size, batch and rivals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='800x1216, batch 1: stock, the best rival and ours')
-    parser.add_argument('--sizes', nargs='+', default=SIZES, metavar='HxW')
-    parser.add_argument('--batches', nargs='+', type=int, default=[1, 4])
+    parser.add_argument('--sizes', nargs='+', type=checked_size, default=SIZES, metavar='HxW')
+    parser.add_argument('--batches', nargs='+', type=at_least_one, default=[1, 4])
     parser.add_argument('--rivals', nargs='+', choices=list(RIVALS), default=list(RIVALS))
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--rounds', type=at_least_one, default=7)
+    parser.add_argument('--threads', type=at_least_one, default=2)
     parser.add_argument('--weights', help='a Swin-T checkpoint; random weights without')
-    parser.add_argument('--json', type=Path, help='file for the figures')
-    args = parser.parse_args()
+    parser.add_argument('--json', type=Path, help='file for the figures; plots go beside it')
+    args = parser.parse_args(argv)
     if args.quick:
-        args.sizes, args.batches, args.rivals = ['800x1216'], [1], QUICK
+        args.sizes, args.batches, args.rivals = [MAIN_SIZE], [1], QUICK
+    return args
+
+
+def checked_size(text: str) -> str:
+    """'HxW' as it is."""
+    if not re.fullmatch(r'[1-9]\d*x[1-9]\d*', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is no size; write it as 800x1216')
+    return text
+
+
+def at_least_one(text: str) -> int:
+    """A count."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} must be a whole number of at least 1')
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    args = parse_args(argv)
     found: dict[str, Any] = {**describe_device(), 'threads': args.threads, 'rounds': args.rounds, 'cases': []}
     names = [name for name in RIVALS if name in {STOCK, OURS, *args.rivals}]
     for batch in args.batches:
         for size in args.sizes:
             found['cases'].append(measure(names, batch, size, args))
-    main_case = next((c for c in found['cases'] if (c['size'], c['batch']) == ('800x1216', 1)), found['cases'][0])
+    main_case = next((c for c in found['cases'] if (c['size'], c['batch']) == (MAIN_SIZE, 1)), found['cases'][0])
     found['verdict'] = verdict(main_case)
     if args.json:
         write_whole(args.json, json.dumps(found, indent=1) + '\n')
+        if len(found['cases']) > 1:
+            plot_growth(found['cases'], args.json.with_suffix('.png'))
     print('\n'.join(found['verdict']))
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def onnx_static(weights: str | None, images: Tensor) -> Work:
         return _session(target)
 
 
-def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0.0) -> Work:
+def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0.0, high: str = 'int8') -> Work:
     """IntegerSwin, W8A8, calibrated on another random image of the same size."""
     from mixaq_mmdet.deploy import IntegerSwin
     from mixaq_mmdet.deploy.convert import convert_backbone
@@ -113,15 +114,15 @@ def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0
     simulated.load_state_dict(float_swin(weights).state_dict())
     noise = torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(2))
     Calibrator(simulated).run([noise])
-    model = IntegerSwin(low_ratios=low, prune_ratios=prune)
+    model = IntegerSwin(low_ratios=low, prune_ratios=prune, high=high)
     model.load_state_dict(convert_backbone(simulated))
     print(model.plan.line, file=sys.stderr)
     return model
 
 
-def ours_half_pruned(weights: str | None, images: Tensor) -> Work:
-    """Half the windows of every pair pruned."""
-    return ours(weights, images, prune=0.5)
+def ours_at(**options: Any) -> Callable[..., Work]:
+    """:func:`ours` at other ratios, or with another high tier."""
+    return partial(ours, **options)
 
 
 RIVALS: dict[str, Callable[..., Work]] = {
@@ -133,7 +134,11 @@ RIVALS: dict[str, Callable[..., Work]] = {
     'ONNX Runtime dynamic int8': onnx_dynamic,
     'torchao dynamic int8': torchao,
     'ours W8A8': ours,
-    'ours W8A8, half pruned': ours_half_pruned,
+    'ours W8A8, half pruned': ours_at(prune=0.5),
+    **{f'ours W8A8, {share} % pruned': ours_at(prune=share / 100) for share in (20, 80)},
+    'ours bf16': ours_at(high='bf16'),
+    'ours bf16, half int8': ours_at(high='bf16', low=0.5),
+    'ours bf16, a third int8, a third skipped': ours_at(high='bf16', low=0.33, prune=0.33),
 }
 
 
