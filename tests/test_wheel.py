@@ -46,6 +46,8 @@ def test_wheel_holds_package_configs_and_tools(wheel):
         }
         assert expected <= names
     assert {'mixaq_mmdet/.mim/model-index.yml', 'mixaq_mmdet/models/two_branch_swin.py'} <= names
+    sources = (ROOT / 'mixaq_mmdet/deploy/kernels/src').iterdir()
+    assert {str(path.relative_to(ROOT)) for path in sources} <= names, 'the kernels are built on first use'
     required = [line for line in metadata.splitlines() if line.startswith('Requires-Dist') and 'extra ==' not in line]
     assert required == [], 'installing must not touch the torch, mmcv and mmdet of the environment'
 
