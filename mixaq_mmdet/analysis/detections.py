@@ -42,6 +42,7 @@ def draw_detections(
     panels = []
     for axis, (name, instances) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         axis.imshow(image)
+        axis.autoscale(False)  # a line from a label to its box must not move the panel
         axis.axis('off')
         shown = instances.cpu().numpy()
         kept = sorted((i for i, score in enumerate(shown.scores) if score >= threshold), key=lambda i: -shown.scores[i])

@@ -90,7 +90,7 @@ def pair_sensitivity(
 
 def draw_sensitivity(figure: Any, arms: dict[str, list[list[float]]], ratios: Sequence[float], unit: str) -> None:
     """A panel for each arm (low bits, pruned), a line for each pair."""
-    figure.set_size_inches(4.4 * len(arms) + 0.8, 3.8)
+    figure.set_size_inches(4.4 * len(arms) + 1.4, 3.8)
     axes = figure.subplots(1, len(arms), squeeze=False, sharey=False)[0]
     for axis, (name, rows) in zip(axes, arms.items(), strict=True):
         for pair, row in enumerate(rows):
@@ -98,5 +98,6 @@ def draw_sensitivity(figure: Any, arms: dict[str, list[list[float]]], ratios: Se
             axis.plot(ratios, row, ms=5, label=f'pair {pair + 1}', **style)
         axis.set(title=name, xlabel='ratio of windows in one pair', ylabel=unit)
         axis.grid(alpha=0.3)
-    axes[-1].legend(fontsize=8, frameon=False)
+    # beside the panels: no corner of them is free for sure
+    axes[-1].legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()

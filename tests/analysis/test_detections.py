@@ -32,6 +32,7 @@ def test_labels_of_boxes_on_one_place_do_not_cover_each_other(number):
     figure = drawn([[20.0, 30.0, 60.0, 70.0]] * number)
     for axis in figure.axes:
         panel = axis.get_window_extent()
+        assert axis.get_xlim() == (-0.5, 127.5), 'lines to far labels leave the panel as it is'
         areas = [text.get_bbox_patch().get_window_extent() for text in axis.texts]
         assert len(areas) == number
         assert not any(a.overlaps(b) for a, b in combinations(areas, 2))

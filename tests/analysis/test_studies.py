@@ -7,18 +7,21 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from tool_process import load_tool
 from two_branch_files import write_quantized_files
 
 from mixaq_mmdet.analysis.inspection import load_detector, two_branch
 from mixaq_mmdet.analysis.ood import coco_folder, degradation
-from mixaq_mmdet.analysis.page import ASSETS
+from mixaq_mmdet.analysis.pair_sensitivity import draw_sensitivity
 from mixaq_mmdet.engine.evaluate import evaluate  # noqa: F401  (registers the metric)
 from mixaq_mmdet.engine.hooks import WindowMapHook
+from mixaq_mmdet.windows.assignment import tier_counts
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 
@@ -40,6 +43,19 @@ def test_sensitivity_grows_with_the_ratio_and_vanishes_at_zero(calibrated, tmp_p
     assert all(small < large for small, large in found['arms']['2 bits'])
     assert len(found['image_ids']) == 2
     assert (tmp_path / 'sensitivity' / 'sensitivity.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('arms', [1, 3])
+def test_the_legend_of_sensitivity_covers_no_line(arms):
+    """Twelve pairs, as Swin-S has them."""
+    figure = Figure()
+    rows = [[0.1 * pair, 1.0, 12.0 - pair] for pair in range(12)]
+    draw_sensitivity(figure, {f'{bits} bits': rows for bits in range(2, 2 + arms)}, (0.2, 0.5, 0.8), 'error')
+    figure.draw_without_rendering()
+    legend = figure.axes[-1].get_legend().get_window_extent()
+    assert not any(legend.overlaps(axis.get_window_extent()) for axis in figure.axes)
+    assert figure.bbox.x1 >= legend.x1
+    assert figure.bbox.y0 <= legend.y0 <= legend.y1 <= figure.bbox.y1
 
 
 def test_sqnr_is_the_same_for_the_same_checkpoint(calibrated, tmp_path):
@@ -151,9 +167,29 @@ def test_report_is_well_formed_and_holds_what_its_script_asks_for(report):
 
 
 @pytest.mark.skipif(shutil.which('node') is None, reason='no node on this machine')
-def test_script_of_the_report_has_no_syntax_error():
-    done = subprocess.run(['node', '--check', str(ASSETS / 'page.js')], capture_output=True, text=True)
+def test_script_of_the_report_draws_maps_and_front(report, tmp_path):
+    """Run on a document that only remembers what was added: as far as one gets without a browser."""
+    page = Parsed(report.read_text())
+    data, script = page.content['script'].split("'use strict'", 1)
+    (tmp_path / 'data.json').write_text(data)
+    (tmp_path / 'page.js').write_text(f"'use strict'{script}")
+    stub = Path(__file__).with_name('page_document.js')
+    done = subprocess.run(['node', stub, tmp_path, *page.ids], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    drawn = json.loads(done.stdout)
+    stages = json.loads(data)['maps'][0]['stages']
+    windows = [len(stage['order']) for stage in stages]
+    assert drawn['windows'] == sum(windows)
+    assert drawn['circles'] == 2
+    for shown in drawn['sliders']:
+        low = [tier_counts(count, shown['ratio'], 0.0).low for count in windows]
+        assert shown['text'] == f'low ratio {shown["ratio"]:.2f}'
+        assert shown['low'] == sum(low)
+        assert shown['labels'] == [
+            f'stage {number + 1}: {part} of {count} windows low'
+            for number, (part, count) in enumerate(zip(low, windows, strict=True))
+        ]
+    assert drawn['hovered'].startswith('box AP 41.00, relative cost 0.800')
 
 
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason='no Chromium or Chrome on this machine')
