@@ -39,14 +39,19 @@ class Divergence:
                 self._asked.append(regions(detector, features, image['data_samples'], proposals, masks))
                 self._float.append(logits(detector, features, self._asked[-1]))
 
-    @torch.no_grad()
     def __call__(self, detector: nn.Module) -> float:
         """Divergence of a detector as it stands."""
+        drifts = self.by_image(detector)
+        return float(sum(drifts) / len(drifts))
+
+    @torch.no_grad()
+    def by_image(self, detector: Any) -> list[float]:
+        """The same for each image."""
         drifts = []
         for image, asked, reference in zip(self.images, self._asked, self._float, strict=True):
             found = logits(detector, detector.extract_feat(image['inputs']), asked)
             drifts.append(drift(reference, found))
-        return float(sum(drifts) / len(drifts))
+        return drifts
 
 
 def drift(reference: Logits, found: Logits) -> float:

@@ -17,18 +17,21 @@ def short_name(layer: str) -> str:
     return layer.replace('downsample.reduction', 'merge')
 
 
-def plot_layers(path: Path, panels: Mapping[str, Mapping[str, float]], logarithmic: tuple[str, ...] = ()) -> None:
-    """Write a picture with one panel per quantity; all share their layers."""
+def plot_layers(
+    path: Path, panels: Mapping[str, Mapping[str, float]], logarithmic: tuple[str, ...] = (), title: str = ''
+) -> None:
+    """Write a picture with one panel per quantity; all share their layers. The title names the unit."""
     layers = list(next(iter(panels.values())))
     figure = Figure(figsize=(14, 2.2 * len(panels) + 1))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
-    for axis, (title, values) in zip(axes[:, 0], panels.items(), strict=True):
-        axis.bar(range(len(layers)), [values.get(name, 0) for name in layers], color='#1f6f8b')
-        axis.set_ylabel(title)
-        if title in logarithmic:
+    for axis, (name, values) in zip(axes[:, 0], panels.items(), strict=True):
+        axis.bar(range(len(layers)), [values.get(layer, 0) for layer in layers], color='#1f6f8b')
+        axis.set_ylabel(name)
+        if name in logarithmic:
             axis.set_yscale('log')
         axis.margins(x=0.005)
     axes[-1, 0].set_xticks(range(len(layers)), [short_name(name) for name in layers], rotation=90, fontsize=6)
+    figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

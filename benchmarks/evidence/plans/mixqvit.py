@@ -5,12 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..experiment import Experiment
+from mmengine.config import Config
+
+from ..experiment import REPOSITORY, Experiment
 from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
 from ..stage import Stage
-from ..statistics import difference, score
-from .float_models import FLOAT
-from .ptq import QUANT, RATIOS, W4A4, calibrated
+from ..statistics import Interval, difference, score
+from .float_models import FLOAT, SHIPPED
+from .ptq import QUANT, RATIOS, RECIPE, W4A4, calibrated
+from .qat import trained
+
+
+def bits_of(recipe: str) -> list[dict[str, Any]]:
+    """The overrides that a recipe's allocation consists of."""
+    found = Config.fromfile(REPOSITORY / RECIPE.format(recipe), import_custom_modules=False).overrides
+    return [dict(override) for override in found]
+
+
+def seeded(experiment: Experiment, seed: int) -> Experiment:
+    """The same on other calibration pictures."""
+    overrides = {**experiment.overrides, 'train_cfg.seed': seed}
+    return replace(experiment, name=f'{experiment.name}, seed {seed}', seed=seed, overrides=overrides)
+
 
 REPQ4 = W4A4
 CLIPPED4 = calibrated('MixQViT W4A4, uniform', 'ptq-w4a4', **{f'{QUANT}method': 'MixQViT'})
@@ -29,21 +45,51 @@ WINDOWS = calibrated(
 BOTH = calibrated('both, 0.8 of W4A4', 'mixqvit-mixaq-mp4')
 ROWS = [FLOAT, REPQ4, CLIPPED4, MEAN4, CLIPPED3, MEAN3, WINDOWS, LAYERS, BOTH]
 
-# claim: (treatment, control)
-DIFFERENCES = {
-    'M1': (CLIPPED4, REPQ4),
-    'M2': (MEAN4, CLIPPED4),
-    'M3': (MEAN3, CLIPPED3),
-    'M4': (BOTH, WINDOWS),
-    'M5': (BOTH, LAYERS),
+# neck and heads are RepQ's in both arms
+HEADS = {
+    'model.type': 'QuantDetector',
+    'model.base': 'MaskRCNN',
+    'model.detector_quant': {'method': 'RepQ', 'w_bits': 4, 'a_bits': 4},
 }
+DETECTOR_CLIPPED = calibrated(
+    'MixQViT W4A4, uniform, heads by RepQ', 'ptq-w4a4-detector', **{f'{QUANT}method': 'MixQViT'}
+)
+DETECTOR_MEAN4 = calibrated('Mix-QViT, cost of W4A4, heads by RepQ', 'mixqvit-mp4', **HEADS)
+PROXY = Experiment(
+    'KL proxy and loss of AP, each layer alone at two bits',
+    'measure',
+    config=RECIPE.format('ptq-w4a4'),
+    starts_from=SHIPPED,
+    split='search',
+    measure='evidence.measures.layers:proxy',
+    settings={'bits': 2, 'pictures': [2, 8, 32], 'calibration_pictures': 32, 'images': 100, 'splits': ['calib']},
+)
+THREE_BITS = {f'{QUANT}w_bits': 3, f'{QUANT}a_bits': 3}
+TRAINED3 = trained('OFQ W3A3, uniform', 'qat-w4a4', SHIPPED, **THREE_BITS)
+TRAINED_MEAN3 = trained(
+    'OFQ, bits per layer, cost of W3A3',
+    'qat-w4a4',
+    SHIPPED,
+    **THREE_BITS,
+    **{f'{QUANT}overrides': bits_of('mixqvit-mp3')},
+)
+SEEDS = (1, 2)
+REPEATS = {row.name: [row, *(seeded(row, seed) for seed in SEEDS)] for row in ROWS if row is not FLOAT}
+FULL = [DETECTOR_CLIPPED, DETECTOR_MEAN4, TRAINED3, TRAINED_MEAN3]
 
-
-def seeded(experiment: Experiment, seed: int) -> Experiment:
-    """The same on other calibration pictures."""
-    overrides = {**experiment.overrides, 'train_cfg.seed': seed}
-    return replace(experiment, name=f'{experiment.name}, seed {seed}', seed=seed, overrides=overrides)
-
+# claim: (treatments, controls), paired by seed
+DIFFERENCES = {
+    'M1': ([CLIPPED4], [REPQ4]),
+    'M2': ([MEAN4], [CLIPPED4]),
+    'M3': ([MEAN3], [CLIPPED3]),
+    'M4': ([BOTH], [WINDOWS]),
+    'M5': ([BOTH], [LAYERS]),
+    'M6': ([DETECTOR_MEAN4], [DETECTOR_CLIPPED]),
+    'M8': ([TRAINED_MEAN3], [TRAINED3]),
+    'M9': (REPEATS[MEAN4.name], REPEATS[CLIPPED4.name]),
+    'M10': (REPEATS[BOTH.name], REPEATS[WINDOWS.name]),
+}
+TOPIC = ['mixqvit']
 
 STAGES = [
     Stage(
@@ -51,16 +97,48 @@ STAGES = [
         'bits per layer, alone and under bits per window, on val',
         ROWS,
         hours=0.4,
-        claims=list(DIFFERENCES),
-        topics=['mixqvit'],
+        claims=['M1', 'M2', 'M3', 'M4', 'M5'],
+        topics=TOPIC,
         rank=40,
     ),
     Stage(
-        'mixqvit-seeds',
-        'the same on other calibration pictures',
-        [seeded(row, seed) for seed in (1, 2) for row in ROWS if row is not FLOAT],
+        'mixqvit-proxy',
+        'whether the KL proxy ranks layers as the loss of AP does',
+        [PROXY],
         hours=0.8,
         tier='full',
+        claims=['M7'],
+        topics=TOPIC,
+        rank=92,
+    ),
+    Stage(
+        'mixqvit-detector',
+        'bits per layer beside quantized neck and heads',
+        [DETECTOR_CLIPPED, DETECTOR_MEAN4],
+        hours=0.2,
+        tier='full',
+        claims=['M6'],
+        topics=TOPIC,
+        rank=93,
+    ),
+    Stage(
+        'mixqvit-qat',
+        'bits per layer under training with learned steps, at the cost of W3A3',
+        [TRAINED3, TRAINED_MEAN3],
+        hours=0.8,
+        tier='full',
+        claims=['M8'],
+        topics=TOPIC,
+        rank=94,
+    ),
+    Stage(
+        'mixqvit-seeds',
+        'the core rows on other calibration pictures',
+        [row for rows in REPEATS.values() for row in rows[1:]],
+        hours=0.8,
+        tier='full',
+        claims=['M9', 'M10'],
+        topics=TOPIC,
         rank=95,
     ),
 ]
@@ -69,15 +147,21 @@ STAGES = [
 def summarise(reader: Reader) -> dict[str, Any]:
     """The page's numbers."""
     claims = reader.claims()
-    judged = []
-    for name, pair in DIFFERENCES.items():
-        treatment, control = (reader.matches(experiment) for experiment in pair)
-        judged.append(claims[name].judge(difference(treatment, control) if treatment and control else None))
+    judged = {}
+    for name, arms in DIFFERENCES.items():
+        treatments, controls = ([reader.matches(experiment) for experiment in arm] for arm in arms)
+        complete = all(matches is not None for matches in [*treatments, *controls])
+        judged[name] = claims[name].judge(difference(treatments, controls) if complete else None)
+    measured = reader.result(PROXY)
+    proxy = None if measured is None else measured['extras']
+    judged['M7'] = claims['M7'].judge(None if proxy is None else Interval.from_dict(proxy['correlation']))
     rows = [_row(reader, experiment) for experiment in ROWS]
     reference = next((row['operations'] for row in rows if row['name'] == CLIPPED4.name), None)
+    rows += [_row(reader, experiment) for experiment in FULL]
     for row in rows:
         row['relative'] = row['operations'] / reference if row['operations'] and reference else None
-    return {'rows': rows, 'claims': judged}
+    in_order = sorted(judged, key=lambda name: int(name[1:]))
+    return {'rows': rows, 'claims': [judged[name] for name in in_order], 'proxy': proxy and proxy['by_pictures']}
 
 
 def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
@@ -101,6 +185,9 @@ def markdown(summary: dict[str, Any]) -> str:
         box = row['box']
         cells = [box['estimate'], f'{box["low"]:.2f} .. {box["high"]:.2f}'] if box else [NOT_RUN, None]
         rows.append([row['name'], *cells, row['mask'], row['bits'], row['relative']])
+    proxy = summary['proxy']
+    by_pictures = ', '.join(f'{value:.2f} from {number}' for number, value in (proxy or {}).items())
+    ranked = f'Rank correlation over layers with the loss of AP, of the proxy: {by_pictures} pictures.' if proxy else ''
     return f"""# Bits per layer, under bits per window
 
 Mini Mask R-CNN on val (500 pictures), backbone scope, calibrated on 32 pictures of `calib`, one seed. Intervals over
@@ -110,6 +197,8 @@ against uniform W4A4; a count, not a speed. All of this is *simulated* (fake qua
 {claims_table(summary['claims'])}
 
 {table(header, rows)}
+
+{ranked}
 """
 
 

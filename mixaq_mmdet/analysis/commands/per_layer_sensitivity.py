@@ -104,4 +104,5 @@ def write(folder: Path, found: dict[str, dict[int, float]], ids: list[Any], opti
     text = f'# Sensitivity per layer\n\n{unit}, one layer alone quantized, {len(ids)} images.\n\n{head}\n{rows}\n'
     write_whole(folder / 'layer_sensitivity.md', text)
     panels = {f'{b} bits': {name: losses[b] for name, losses in found.items()} for b in bits}
-    plot_layers(folder / 'layer_sensitivity.png', panels, tuple(panels) if options.metric == 'kl' else ())
+    logarithmic = tuple(panels) if options.metric == 'kl' else ()
+    plot_layers(folder / 'layer_sensitivity.png', panels, logarithmic, f'{unit}, one layer alone quantized')
