@@ -13,6 +13,7 @@ from mmdet.models.backbones.swin import SwinTransformer
 from torch import Tensor
 
 from mixaq_mmdet.quantization import DETECTOR_BUFFER, check_saved_config, prepare
+from mixaq_mmdet.quantization.checks import check_list
 from mixaq_mmdet.registry import MODELS
 from mixaq_mmdet.windows.importance import build_importance, content_map, image_keys, pool_content
 from mixaq_mmdet.windows.rows import with_zero_gradients
@@ -64,7 +65,8 @@ class TwoBranchSwin(SwinTransformer):
         self._stock_names = [name for name, _ in self.named_parameters()]
         for index, stage in enumerate(self.stages):
             TwoBranchStage.convert(stage, index)
-        self._stop_shifting(unshifted_stages := tuple(unshifted_stages))
+        unshifted_stages = check_list(unshifted_stages, 'unshifted_stages', '(3,)')
+        self._stop_shifting(unshifted_stages)
         self.num_pairs = sum(stage.num_pairs for stage in self.stages)
         self.importance = build_importance(importance)
         self.check_finite = check_finite

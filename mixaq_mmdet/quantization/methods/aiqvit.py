@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from ...registry import QUANT_METHODS
+from ..checks import check_count, check_number
 from ..compensation import LowRank
 from ..layers import QuantLinear
 from ..observers import MSERange
@@ -63,13 +64,15 @@ class AIQViT(RepQ):
         self.ranks = _checked_ranks(ranks)
         self.focusing = focusing
         self.curriculum = curriculum
-        self.steps = _at_least_zero(steps, 'steps')
-        self.search_steps = _at_least_zero(search_steps, 'search_steps')
-        self.lr, self.interval_lr, self.rank_lr = lr, interval_lr, rank_lr
-        self.rank_penalty = rank_penalty
-        self.curriculum_start = _share(curriculum_start, 'curriculum_start')
-        self.curriculum_full = _share(curriculum_full, 'curriculum_full')
-        self.seed = seed
+        self.steps = check_count(steps, 'quant.steps')
+        self.search_steps = check_count(search_steps, 'quant.search_steps')
+        self.lr = check_number(lr, 'quant.lr', usual=1e-3)
+        self.interval_lr = check_number(interval_lr, 'quant.interval_lr', usual=1e-3)
+        self.rank_lr = check_number(rank_lr, 'quant.rank_lr', usual=0.05)
+        self.rank_penalty = check_number(rank_penalty, 'quant.rank_penalty', usual=0.05)
+        self.curriculum_start = check_number(curriculum_start, 'quant.curriculum_start', 0, 1, usual=0.25, above=True)
+        self.curriculum_full = check_number(curriculum_full, 'quant.curriculum_full', 0, 1, usual=0.5, above=True)
+        self.seed = check_count(seed, 'quant.seed')
 
     def quantizer_config(self, role: str) -> dict[str, Any]:
         return {'type': 'Focusing'} if role == 'attn' and self.focusing else super().quantizer_config(role)
@@ -109,15 +112,3 @@ def _checked_ranks(ranks: Any) -> list[int]:
     if not valid or any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 0 for rank in ranks):
         raise ValueError(f'quant.ranks={ranks!r} must be a list of whole numbers of at least 0, e.g. [2, 4, 8, 16]')
     return [] if not any(ranks) else sorted(set(ranks))
-
-
-def _at_least_zero(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f'quant.{name}={value!r} must be a whole number of at least 0')
-    return value
-
-
-def _share(value: float, name: str) -> float:
-    if not 0 < value <= 1:
-        raise ValueError(f'quant.{name}={value!r} must lie in (0, 1]')
-    return value

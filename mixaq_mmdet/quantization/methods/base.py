@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ...registry import QUANT_METHODS, lookup
+from ..checks import check_list, check_mapping
 from ..functional import check_bits
 from ..layers import BranchQuantizers, QuantWeight
 from ..observers import MinMaxRange, Samples
@@ -85,7 +86,8 @@ class Method:
         self.w_per_channel = w_per_channel
         self.a_symmetric = a_symmetric
         _check_order(self.a_bits, self.low_a_bits, 'quant')
-        self.overrides = [_check_override(index, override) for index, override in enumerate(overrides)]
+        listed = check_list(overrides, 'quant.overrides', "[dict(pattern='stages.3.*', w_bits=8)]")
+        self.overrides = [_check_override(index, override) for index, override in enumerate(listed)]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -190,7 +192,7 @@ class Method:
 
 def build_method(config: Mapping[str, Any], field: str = 'quant') -> Method:
     """Turn ``quant=dict(method=..., ...)`` into a method; unknown names and options are ValueErrors."""
-    options = dict(config)
+    options = check_mapping(config, field, "dict(method='RepQ', w_bits=4, a_bits=8)")
     cls = lookup(QUANT_METHODS, options.pop('method', None), f'{field}.method')
     known = method_options(cls)
     unknown = sorted(set(options) - set(known))
@@ -237,17 +239,18 @@ def _check_order(a_bits: int, low_a_bits: int, field: str) -> None:
         raise ValueError(f'{field}.low_a_bits={low_a_bits} is above a_bits={a_bits}; low windows get fewer bits')
 
 
-def _check_override(index: int, override: Mapping[str, Any]) -> dict[str, Any]:
+def _check_override(index: int, override: Any) -> dict[str, Any]:
     field = f'quant.overrides[{index}]'
+    override = check_mapping(override, field, "dict(pattern='stages.3.*', w_bits=8)")
     unknown = sorted(set(override) - set(OVERRIDE_KEYS))
     if unknown:
         raise ValueError(f'{field} has unknown keys {unknown}; use some of {list(OVERRIDE_KEYS)}')
     if not isinstance(override.get('pattern'), str):
         raise ValueError(f"{field}.pattern is missing; give a pattern for module paths such as 'stages.3.*'")
-    for role in override.get('roles', ()):
+    for role in check_list(override.get('roles', ()), f'{field}.roles', "['qkv_in']"):
         if role not in ROLES:
             raise ValueError(f'{field}.roles has {role!r}; use some of {list(ROLES)}')
     for key in ('w_bits', 'a_bits', 'low_a_bits'):
         if key in override:
             check_bits(override[key], f'{field}.{key}')
-    return dict(override)
+    return override

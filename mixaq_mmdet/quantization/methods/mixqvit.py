@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...registry import QUANT_METHODS
+from ..checks import check_number
 from ..observers import Samples
 from ..quantizers.base import Quantizer
 from .repq import RepQ
@@ -28,9 +29,7 @@ class MixQViT(RepQ):
 
     def __init__(self, clip_deviations: float = 2.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if clip_deviations < 0:
-            raise ValueError(f'quant.clip_deviations={clip_deviations} must be at least 0; 2 is usual')
-        self.clip_deviations = clip_deviations
+        self.clip_deviations = check_number(clip_deviations, 'quant.clip_deviations', usual=2)
 
     def channel_ranges(self, seen: Samples, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
         low, high = super().channel_ranges(seen, quantizer)

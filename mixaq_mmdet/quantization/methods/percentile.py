@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...registry import QUANT_METHODS
+from ..checks import check_number
 from ..observers import PercentileRange
 from ..quantizers.base import Quantizer, RangeFinder
 from .base import Method
@@ -20,7 +21,7 @@ class Percentile(Method):
 
     def __init__(self, percentile: float = 99.99, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.percentile = percentile
+        self.percentile = check_number(percentile, 'quant.percentile', 50, 100, usual=99.99, above=True)
         self._activation_range = PercentileRange(percentile)
 
     def range_finder(self, quantizer: Quantizer) -> RangeFinder:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import QUANT_METHODS
+from ..checks import check_list, check_number
 from ..layers import BranchQuantizers, QuantLinear
 from ..observers import MSERange, PercentileSearchRange, Samples
 from ..quantizers.base import Quantizer, RangeFinder
@@ -47,7 +48,11 @@ class RepQ(Method):
 
     def __init__(self, percentiles: Sequence[float] = (0.999, 0.9999, 0.99999), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.percentiles = list(percentiles)
+        self.percentiles = check_list(percentiles, 'quant.percentiles', '[0.999, 0.9999, 0.99999]')
+        if not self.percentiles:
+            raise ValueError('quant.percentiles=[] leaves no range to try; [0.999, 0.9999, 0.99999] is usual')
+        for share in self.percentiles:
+            check_number(share, 'quant.percentiles', 0.5, 1, usual=[0.999, 0.9999, 0.99999], above=True)
         self._search = PercentileSearchRange(self.percentiles)
 
     def quantizer_config(self, role: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class LearnedQuantizer(Quantizer):
     ) -> None:
         super().__init__(bits, **kwargs)
         self.unsigned = unsigned
-        self.weight = weight
+        self.of_weight = weight  # "weight" would be taken for a parameter by initialisers
         self.per_token = per_token and self.tokens > 1
         self.lowest: int = 0 if unsigned else -(2 ** (bits - 1))
         self.highest: int = self.lowest + 2**bits - 1
@@ -72,7 +72,7 @@ class LearnedQuantizer(Quantizer):
 
     def _elements(self, x: Tensor, slots: Tensor | None) -> int:
         """N: how many elements of one window (token, weight) share a step."""
-        if self.weight:
+        if self.of_weight:
             return max(x.numel() // self.step.numel(), 1)
         if self.tokens == 1:
             return self.channels

@@ -1,0 +1,41 @@
+"""Checks of what users write in ``quant``: a ValueError names the field, what is wrong and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import inf
+from numbers import Real
+from typing import Any
+
+
+def check_number(
+    value: Any, field: str, least: float = 0, most: float = inf, usual: Any = None, above: bool = False
+) -> Any:
+    """Return ``value`` if it is a number from ``least`` (or above it) to ``most``."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not (least < value <= most if above else least <= value <= most):
+        limits = f'lie in {"(" if above else "["}{least}, {most}]' if most < inf else f'be at least {least}'
+        hint = '' if usual is None else f'; {usual} is usual'
+        raise ValueError(f'{field}={value!r} must {limits}{hint}')
+    return value
+
+
+def check_count(value: Any, field: str) -> int:
+    """Return ``value`` if it is a whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f'{field}={value!r} must be a whole number of at least 0')
+    return value
+
+
+def check_list(value: Any, field: str, example: str) -> list[Any]:
+    """``value`` as a list; a text, a dict and what cannot be listed are refused."""
+    if not isinstance(value, Iterable) or isinstance(value, str | Mapping):
+        raise ValueError(f'{field}={value!r} must be a list such as {example}')
+    return list(value)
+
+
+def check_mapping(value: Any, field: str, example: str) -> dict[str, Any]:
+    """``value`` as a dict."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{field}={value!r} must be a dict such as {example}')
+    return dict(value)

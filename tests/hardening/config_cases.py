@@ -1,0 +1,187 @@
+"""Configs drawn at random, right ones and ones with a single fault, and what it takes to run one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from tiny_backbone import ARCHITECTURE
+from tiny_detector import stock_config, tiny_mask_rcnn
+from torch import nn
+
+from mixaq_mmdet.engine.calibration import Calibrator
+from mixaq_mmdet.models import TwoBranchSwin
+
+PATTERNS = ('*', 'stages.1.*', 'stages.0.blocks.0.*', '*.ffn.layers.1', '*.w_msa.qkv')
+HEAD_PATTERNS = ('*', 'neck.*', 'neck.lateral_convs.0.conv')
+METHODS = ('MinMax', 'Percentile', 'MSE', 'RepQ', 'LSQ', 'OFQ', 'AIQViT', 'MixQViT')
+
+WRONG: dict[str, list[Any]] = {
+    'method': ['repq', '', None, 4, ['RepQ'], 'missing'],
+    'w_bits': [0, 1, 9, -4, 4.0, '4', None, True, [4]],
+    'a_bits': [0, 1, 9, -4, 4.0, '4', None, True, [4]],
+    'low_a_bits': [0, 1, 9, 'a_bits', 2.5, '2', False],
+    'patch_bits': [0, 16, '8', None],
+    'n_bits': [4],
+    'overrides': [
+        [{'pattern': 'nowhere.*', 'w_bits': 4}], [{'w_bits': 4}], [{'pattern': 3}], [{'pattern': '*', 'bits': 4}],
+        [{'pattern': '*', 'w_bits': 99}], [{'pattern': '*', 'roles': ['nothing']}], [{'pattern': '*', 'roles': 5}],
+        [5], [None], 5, None, 'stages.*', {'pattern': '*'},
+    ],
+    'percentile': ['high', -1, 200, None, [99.9]],
+    'percentiles': ['x', 5, [], [2.0], [-0.1], ['a'], None],
+    'clip_deviations': [-1, 'x', None, float('nan')],
+    'ranks': [[-1], 'x', 5, [1.5], None],
+    'steps': [-1, 'x', 1.5, None],
+    'lr': [-1e-3, 'x', None, float('nan')],
+    'curriculum_start': [-0.5, 2, 'x', None],
+    'seed': ['x', None, 1.5],
+    'quant': ['RepQ', 5, ['RepQ'], {}],
+    'low_ratios': [-0.1, 1.2, float('nan'), '0.5', [0.5], [0.1] * 3, ['a', 0.1], [None, 0], {}, None, [[0.1, 0.2]]],
+    'prune_ratios': [-0.1, 1.2, float('nan'), '0.5', [0.5], [0.1] * 3, ['a', 0.1], {}, None],
+    'importance': ['l2', '', None, 5, {}, ['L2'], {'type': 'L2', 'seed': 1}, {'type': 'Std', 'nope': 1}],
+    'window_size': [1, 0, -1, '4', 2.5, None, (4, 4), True],
+    'unshifted_stages': [(7,), 5, 'x', (-1,)],
+    'inputs': [(1, 3, 0, 8), (3, 16, 16), (1, 3, 8, 0)],
+}  # fmt: skip
+"""Values that a user might write in a field, each of which has to end in a ValueError that names it."""
+OF_METHOD = {
+    'percentile': ('Percentile',),
+    'percentiles': ('RepQ', 'AIQViT', 'MixQViT'),
+    'clip_deviations': ('MixQViT',),
+    **dict.fromkeys(('ranks', 'steps', 'lr', 'curriculum_start', 'seed'), ('AIQViT',)),
+}
+OF_BACKBONE = ('quant', 'low_ratios', 'prune_ratios', 'importance', 'window_size', 'unshifted_stages', 'inputs')
+
+
+@dataclass
+class Case:
+    """A model, the size of what it sees, and the field that is wrong, if one is."""
+
+    detector: str
+    quant: Any
+    heads: Any
+    options: dict[str, Any]
+    shape: tuple[int, ...]
+    fault: str | None
+
+
+@st.composite
+def cases(draw: Callable[..., Any]) -> Case:
+    """Half of them right; the others wrong in one field."""
+    fault = draw(st.none() | st.sampled_from(sorted(WRONG)))
+    detector = draw(st.sampled_from(('backbone', 'backbone', 'backbone', 'MaskRCNN', 'RetinaNet')))
+    method = draw(st.sampled_from(OF_METHOD.get(fault, METHODS)))
+    heads = None
+    if detector != 'backbone' and (draw(st.booleans()) and fault not in OF_BACKBONE):
+        heads, quant = _quant(draw, method, HEAD_PATTERNS), None
+        _break(draw, heads, fault)
+    else:
+        quant = _quant(draw, method, PATTERNS) if fault or draw(st.integers(0, 5)) else None
+        if fault not in OF_BACKBONE:
+            _break(draw, quant, fault)
+    low = [draw(st.integers(0, 100)) for _ in range(2)]
+    prune = [draw(st.integers(0, 100 - part)) for part in low]
+    options = {
+        'low_ratios': draw(st.sampled_from([[part / 100 for part in low], min(low) / 100])),
+        'prune_ratios': draw(st.sampled_from([[part / 100 for part in prune], min(prune) / 100, 0])),
+        'importance': draw(
+            st.sampled_from(['L2', 'Std', 'Random', {'type': 'L2', 'reverse': True}, {'type': 'Random', 'seed': 3}])
+        ),
+        'window_size': draw(st.integers(2, 5)),
+        'unshifted_stages': draw(st.sampled_from([(), (1,), (0, 1)])),
+    }
+    shape = (draw(st.integers(1, 2)), 3, draw(st.integers(1, 48)), draw(st.integers(1, 48)))
+    if fault in options:
+        options[fault] = draw(st.sampled_from(WRONG[fault]))
+    if fault == 'inputs':
+        detector, shape = 'backbone', draw(st.sampled_from(WRONG[fault]))
+    if fault == 'quant':
+        quant = draw(st.sampled_from(WRONG[fault]))
+    return Case(detector, quant, heads, options, shape, fault)
+
+
+def _quant(draw: Callable[..., Any], method: str, patterns: tuple[str, ...]) -> dict[str, Any]:
+    """A right ``quant`` of a method."""
+    bits = st.integers(2, 8)
+    quant: dict[str, Any] = {'method': method, 'w_bits': draw(bits), 'a_bits': draw(bits)}
+    if draw(st.booleans()):
+        quant['low_a_bits'] = draw(st.integers(2, quant['a_bits']))
+    if draw(st.booleans()):
+        change = draw(st.sampled_from([{'w_bits': 3}, {'a_bits': 5}, {'enabled': False}, {'roles': ['weight']}]))
+        quant['overrides'] = [{'pattern': draw(st.sampled_from(patterns)), **change}]
+    if method == 'AIQViT':
+        ranks = draw(st.sampled_from([[], [1], [2, 1], [0, 2]]))
+        quant.update(steps=draw(st.integers(0, 2)), search_steps=draw(st.integers(0, 1)), ranks=ranks)
+    return quant
+
+
+def _break(draw: Callable[..., Any], quant: dict[str, Any], fault: str | None) -> None:
+    if fault is None:
+        return
+    value = draw(st.sampled_from(WRONG[fault]))
+    if value == 'missing':
+        del quant['method']
+    elif value == 'a_bits':
+        quant.update(a_bits=4, low_a_bits=5)
+    else:
+        quant[fault] = value
+
+
+def run(case: Case) -> None:
+    """Build, calibrate, infer and, where something is learned, take a training step."""
+    torch.manual_seed(0)
+    options = case.options if case.quant is None else {**case.options, 'quant': case.quant}
+    if case.detector == 'backbone':
+        model: Any = TwoBranchSwin(**{**ARCHITECTURE, **options}).eval()
+        image = torch.randn(case.shape, generator=torch.Generator().manual_seed(1))
+        if case.quant is not None:
+            Calibrator(model).run([image[:1]] if case.fault != 'inputs' else [torch.randn(1, 3, 8, 8)])
+        with torch.no_grad():
+            maps = model(image)
+        assert all(torch.isfinite(each).all() for each in maps)
+        assert maps[0].shape[2:] == tuple(-(-side // 4) for side in case.shape[2:])
+        _train(model, image)
+        return
+    model = MODELS.build(_detector_config(case, options))
+    model.init_weights()
+    model.eval()
+    batch = _batch(case.shape)
+    if case.quant is not None or case.heads is not None:
+        Calibrator(model).run([batch])
+    found = model.test_step(batch)[0].pred_instances
+    assert torch.isfinite(found.scores).all()
+
+
+def _train(model: nn.Module, image: torch.Tensor) -> None:
+    model.train()
+    sum(out.square().mean() for out in model(image)).backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+
+
+def _detector_config(case: Case, options: dict[str, Any]) -> dict[str, Any]:
+    cfg = tiny_mask_rcnn(type='TwoBranchSwin', **{**ARCHITECTURE, **options})
+    cfg.neck.update(in_channels=[8, 16], num_outs=5)
+    if case.detector == 'RetinaNet':
+        neck, backbone = cfg.neck, cfg.backbone
+        cfg = Config.fromfile(stock_config('_base_/models/retinanet_r50_fpn.py')).model
+        cfg.neck, cfg.backbone = neck, backbone
+        cfg.bbox_head.update(in_channels=8, feat_channels=8, stacked_convs=1, num_classes=3)
+    if case.heads is not None:
+        cfg.update(type='QuantDetector', base=cfg.type, detector_quant=case.heads)
+    return cfg
+
+
+def _batch(shape: tuple[int, ...]) -> dict[str, Any]:
+    """One image of uint8 noise as a test pipeline gives it."""
+    size = shape[2:]
+    meta = {'img_shape': size, 'ori_shape': size, 'scale_factor': (1.0, 1.0), 'pad_shape': size}
+    pixels = torch.randint(0, 255, (3, *size), generator=torch.Generator().manual_seed(1)).byte()
+    return {'inputs': [pixels], 'data_samples': [DetDataSample(metainfo=meta)]}
