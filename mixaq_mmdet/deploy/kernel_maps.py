@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .layouts import Grid, LinearWeights
@@ -31,8 +30,6 @@ class KernelMaps:
         kernel, stride = embed.projection.kernel_size, embed.projection.stride
         if kernel != stride or kernel[0] != kernel[1] or weights.codes.shape[1] % 4:
             return None
-        if grid.learned or weights.codes.dtype != torch.int8:
-            return None
         norm = embed.norm
         gamma, beta, epsilon = (None, None, 1e-5) if norm is None else (norm.weight, norm.bias, norm.eps)
         return self.package.IntegerEmbedding(self.handle, weights, grid, gamma, beta, kernel[0], epsilon).run
@@ -41,8 +38,6 @@ class KernelMaps:
         """A patch merging with its norm; None where the kernel does not cover it."""
         sampler, norm = downsample.sampler, downsample.norm
         if sampler.kernel_size != (2, 2) or sampler.stride != (2, 2) or norm is None:
-            return None
-        if grid.learned or weights.codes.dtype != torch.int8:
             return None
         return self.package.IntegerMerging(self.handle, weights, norm.weight, norm.bias, grid, norm.eps).run
 

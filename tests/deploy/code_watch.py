@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mixaq_mmdet.deploy import torch_block
 from mixaq_mmdet.deploy.kernels import trace_block
-from mixaq_mmdet.deploy.kernels.operations import weight_unit
+from mixaq_mmdet.deploy.kernels.learned import weight_unit
 from mixaq_mmdet.deploy.layouts import BlockWeights
 from mixaq_mmdet.deploy.torch_block import TorchBlock
 from mixaq_mmdet.quantization.functional import log_quantize, quantize

@@ -22,7 +22,7 @@ import torch
 from code_watch import comparable, kernel_codes, simulated_codes, torch_codes
 from integer_twin import integer, simulated
 
-from mixaq_mmdet.deploy.kernels import IntegerBlock, unsupported
+from mixaq_mmdet.deploy.kernels import IntegerBlock
 from mixaq_mmdet.deploy.layers import read_linear
 from mixaq_mmdet.deploy.state import BLOCK_LAYERS, read_header
 from mixaq_mmdet.deploy.tiers import load_kernels
@@ -87,8 +87,6 @@ def test_plain_torch_makes_the_simulated_codes(pair):
 @pytest.mark.skipif(LOADED is None, reason=f'no integer kernels here: {REASON}')
 def test_kernels_make_the_simulated_codes(pair):
     for block, weights, stream, assignment in blocks_of(*pair):
-        if reason := unsupported(weights):
-            pytest.skip(reason)
         run = assignment.runs[0]
         expected = simulated_codes(block, stream, assignment)
         kernel = IntegerBlock(LOADED[1], weights)

@@ -38,7 +38,7 @@ def test_packed_codes_of_another_count_are_refused():
         unpack_codes(pack_codes(torch.zeros(35), 4)[:-1], 4, (6, 6))
 
 
-@pytest.mark.parametrize('method', ['MinMax', 'Percentile', 'MSE', 'RepQ'])
+@pytest.mark.parametrize('method', ['MinMax', 'Percentile', 'MSE', 'RepQ', 'LSQ', 'OFQ'])
 @pytest.mark.parametrize('size', [(50, 67), (64, 64), (23, 41)])
 def test_numbers_are_the_simulated_ones(method, size):
     model = simulated(method, low_a_bits=4, low_ratios=0.5)
@@ -62,7 +62,7 @@ def kernels():
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize('method', ['MinMax', 'RepQ'])
+@pytest.mark.parametrize('method', ['MinMax', 'RepQ', 'LSQ', 'OFQ'])
 @pytest.mark.parametrize(('bits', 'low', 'prune'), [(8, 0.0, 0.0), (8, 0.4, 0.3), (4, 0.4, 0.3)])
 @pytest.mark.parametrize('size', [(50, 67), (64, 64)])
 def test_kernels_agree_with_torch(kernels, method, bits, low, prune, size):
@@ -113,6 +113,13 @@ def test_float_roles_are_refused():
     model = simulated('MinMax')
     model.stages[0].blocks[0].attn.w_msa.query_key = None
     with pytest.raises(ValueError, match='q, k stay float; drop the override'):
+        convert_backbone(model)
+
+
+def test_compensated_weights_are_refused():
+    model = simulated('RepQ')
+    model.stages[0].blocks[0].attn.w_msa.proj.compensation = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r'stages.0.blocks.0.proj: a low-rank compensation has no integer form'):
         convert_backbone(model)
 
 

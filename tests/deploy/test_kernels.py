@@ -147,11 +147,13 @@ def test_embedding_has_the_integers_of_a_convolution(size, make):
 
 
 @needs_kernels
-@pytest.mark.parametrize('asymmetric', [False, True])
+@pytest.mark.parametrize('weights', ['symmetric', 'asymmetric', 'odd numbers of nine bits'])
 @pytest.mark.parametrize(('channels', 'columns'), [(3, 13), (3, 6), (24, 7), (24, 1)])
-def test_sums_are_equal_integers(channels, columns, asymmetric, make):
-    layer = make.layer(48, 16 * channels, asymmetric)
+def test_sums_are_equal_integers(channels, columns, weights, make):
+    layer = make.layer(48, 16 * channels, weights == 'asymmetric')
     layer = layer._replace(scale=torch.ones(48), bias=torch.zeros(48))
+    if weights.startswith('odd'):
+        layer = layer._replace(codes=2 * layer.codes.short() + 1)
     grid = Grid(1.0, 100, 8)
     images = (300 * make.normal(1, channels, 4, 4 * columns)).round()
     out, _ = package.IntegerEmbedding(KERNELS, layer, grid, None, None).run(images)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import tiny_backbone
 import torch
 from integer_twin import integer, relative_error, simulated
 
 from mixaq_mmdet.analysis.latency import measure
-from mixaq_mmdet.deploy import tiers
+from mixaq_mmdet.deploy import kernels, tiers
 from mixaq_mmdet.deploy.bf16_block import TwoEngineBlock, cut_run
 from mixaq_mmdet.deploy.torch_block import TorchBlock
 from mixaq_mmdet.models.backbone_cost import backbone_bops
@@ -48,11 +50,15 @@ def test_bf16_without_the_instructions_is_int8_and_says_so(model, monkeypatch):
     assert plan.line.endswith('this CPU has no bf16 products')
 
 
-def test_learned_grids_run_in_plain_torch():
-    plan = integer(simulated('OFQ', w_bits=4, a_bits=4), engine='auto').plan
+def test_what_the_kernels_cannot_run_is_run_in_plain_torch(monkeypatch):
+    model = simulated('MinMax', embed_dims=8)  # heads of eight channels
+    loaded = types.SimpleNamespace(unsupported=kernels.unsupported), object()
+    monkeypatch.setattr(tiers, 'load_kernels', lambda: (loaded, ''))
+    plan = integer(model, engine='auto', embed_dims=8).plan
     assert plan.engine == 'torch'
-    with pytest.raises(ValueError, match=r'engine="kernels" cannot run here: .*; use engine="auto"'):
-        integer(simulated('OFQ', w_bits=4, a_bits=4), engine='kernels')
+    assert 'because 8 channels are no multiple of 16' in plan.line
+    with pytest.raises(ValueError, match=r'engine="kernels" cannot run here: 8 channels .*; use engine="auto"'):
+        integer(model, engine='kernels', embed_dims=8)
 
 
 @pytest.mark.parametrize('option', [{'engine': 'fpga'}, {'high': 'float8'}])

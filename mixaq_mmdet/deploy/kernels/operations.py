@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mixaq_mmdet.windows.assignment import Run
 
-from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
+from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights
+from . import learned
 from .build import Kernels
 from .panels import PackedLinear, pack_linear, unsupported
 from .structures import Attention, Block, Embedding, FloatPair, Linear, Merging, Pair
@@ -41,7 +42,10 @@ class _Operation:
     def _linear(self, packed: PackedLinear) -> Linear:
         zero_point = None if packed.zero_point is None else self._keep(packed.zero_point)
         rows = (self._pair(value) for value in (packed.offset, packed.multiplier, packed.addend))
-        return Linear(self._keep(packed.panels), zero_point, *rows, packed.inputs, packed.outputs)
+        shift = (ctypes.c_int32 * 2)(*packed.row_shift)
+        return Linear(
+            self._keep(packed.panels), zero_point, *rows, packed.inputs, packed.outputs, packed.doubled, shift
+        )
 
 
 class IntegerBlock(_Operation):
@@ -63,39 +67,60 @@ class IntegerBlock(_Operation):
         grids = weights.grids
         vectors = -(-tokens // 16)
         bias = F.pad(weights.bias.float() * math.log2(math.e), (0, 16 * vectors - tokens), value=_BEHIND)
-        factor, shift, top = self._output_grids(weights)
         block = Block(channels=self.channels, heads=weights.num_heads, tokens=tokens, vectors=vectors)
         block.epsilon = weights.epsilon
         block.bias = self._keep(bias)
-        block.qkv = self._linear(pack_linear(weights.qkv, _both(grids, 'qkv_in'), factor, shift))
-        for name, role in (('proj', 'proj_in'), ('fc1', 'fc1_in'), ('fc2', 'fc2_in')):
-            setattr(block, name, self._linear(pack_linear(getattr(weights, name), _both(grids, role))))
-        for number, (norm, role) in enumerate(((weights.norm1, 'qkv_in'), (weights.norm2, 'fc1_in')), start=1):
-            gamma, beta = norm_on_grid(*norm, _both(grids, role))
-            setattr(block, f'gamma{number}', self._pair(gamma))
-            setattr(block, f'beta{number}', self._pair(beta))
-        block.qkv_top = self._pair(top)
-        pad = torch.zeros(3 * self.channels) if weights.pad_qkv is None else weights.pad_qkv
-        pad_codes = torch.round(pad.double() * factor) + shift
-        block.pad_codes = self._pair(torch.minimum(pad_codes.clamp(min=0), top).to(torch.uint8))
-        self._needs_pad = weights.pad_qkv is None
+        self._add_products(block, weights)
         block.attention = (Attention * 2)(*(_attention(branch) for branch in grids))
         block.qkv_in_top = FloatPair(*(_top(branch.qkv_in) for branch in grids))
         block.fc1_in_top = FloatPair(*(_top(branch.fc1_in) for branch in grids))
         block.fc2_in_inverse = FloatPair(*(1 / branch.fc2_in.scale for branch in grids))
         block.fc2_in_zero = FloatPair(*(branch.fc2_in.zero_point for branch in grids))
         block.fc2_in_top = FloatPair(*(_top(branch.fc2_in) for branch in grids))
+        if weights.learned:
+            self._learned = [learned.learned_branch(self._keep, weights, branch) for branch in (0, 1)]
+            block.learned = Pair(*(ctypes.addressof(grids) for grids in self._learned))
+        self._needs_pad = weights.pad_qkv is None
         self._block = block
 
-    def _output_grids(self, weights: BlockWeights) -> tuple[Tensor, Tensor, Tensor]:
-        """What takes results of qkv to codes of q, k and v: factor, addend (double) and highest code, (2, 3 * C)."""
+    def _add_products(self, block: Block, weights: BlockWeights) -> None:
+        """Norms and products with what takes their results to codes, and the codes of padding."""
+        grids = weights.grids
+        factor, shift = learned.output_grids(weights) if weights.learned else self._output_grids(weights)
+        top = torch.tensor([[float(_top(g)) for g in learned.qkv_grids(branch)] for branch in grids])
+        top = top.repeat_interleave(self.channels, dim=1)
+        seen = learned.unit_grid if weights.learned else lambda grid: grid
+        inputs = {
+            name: tuple(seen(getattr(branch, f'{name}_in')) for branch in grids)
+            for name in ('qkv', 'proj', 'fc1', 'fc2')
+        }
+        block.qkv = self._linear(pack_linear(weights.qkv, inputs['qkv'], factor, shift))
+        for name in ('proj', 'fc1', 'fc2'):
+            setattr(block, name, self._linear(pack_linear(getattr(weights, name), inputs[name])))
+        for number, (norm, name) in enumerate(((weights.norm1, 'qkv'), (weights.norm2, 'fc1')), start=1):
+            # learned zero points come behind the inverse step of the row
+            own = tuple(grid._replace(zero_point=0) if weights.learned else grid for grid in inputs[name])
+            gamma, beta = norm_on_grid(*norm, own)
+            setattr(block, f'gamma{number}', self._pair(gamma))
+            setattr(block, f'beta{number}', self._pair(beta))
+        block.qkv_top = self._pair(top)
+        pad = torch.zeros(3 * self.channels) if weights.pad_qkv is None else weights.pad_qkv
+        results = pad.double() * factor
+        if weights.learned:
+            codes, top = learned.pad_codes(weights, results + shift), top.unsqueeze(1)
+        else:
+            codes = torch.round(results) + shift
+        block.pad_codes = self._pair(torch.minimum(codes.clamp(min=0), top).to(torch.uint8))
+
+    def _output_grids(self, weights: BlockWeights) -> tuple[Tensor, Tensor]:
+        """What takes results of qkv to codes of q, k and v before rounding: factor and addend, (2, 3 * C) double."""
         rows = []
         for branch in weights.grids:
             for grid, scale in ((branch.q, weights.scale), (branch.k, 1.0), (branch.v, 1.0)):
-                rows.append((scale / grid.scale, grid.zero_point, _top(grid)))
-        values = torch.tensor(rows, dtype=torch.float64).view(2, 3, 3).repeat_interleave(self.channels, dim=1)
-        factor, shift, top = values.unbind(-1)
-        return factor.contiguous(), shift.contiguous(), top.float().contiguous()
+                rows.append((scale / grid.scale, grid.zero_point))
+        values = torch.tensor(rows, dtype=torch.float64).view(2, 3, 2).repeat_interleave(self.channels, dim=1)
+        factor, shift = values.unbind(-1)
+        return factor.contiguous(), shift.contiguous()
 
     def run(self, stream: Tensor, run: Run, threads: int | None = None, trace: int | None = None) -> Tensor:
         """Run the windows of ``run``, in place.
@@ -156,6 +181,8 @@ class IntegerMerging(_Operation):
         if self.channels % 16 or self.outputs % 16:
             raise ValueError(f'the integer kernels merge multiples of 16 channels, not {self.channels}')
         by_corner = torch.arange(inputs).view(-1, 4).t().flatten()
+        before, after = (None if x is None else x[by_corner] for x in (grid.before, grid.after))
+        grid = grid._replace(before=before, after=after)
         gamma, beta = norm_on_grid(gamma[None, by_corner], beta[None, by_corner], (grid,))
         packed = pack_linear(reduction._replace(codes=reduction.codes[:, by_corner]), (grid, grid))
         addresses = self._keep(gamma[0]), self._keep(beta[0])
@@ -207,10 +234,12 @@ class IntegerEmbedding(_Operation):
         self.outputs, inputs = projection.codes.shape
         if self.outputs % 16:
             raise ValueError(f'the integer kernels embed into multiples of 16 channels, not {self.outputs}')
+        before = torch.zeros(inputs) if grid.before is None else grid.before
         addresses = [None if value is None else self._keep(value.float()) for value in (gamma, beta)]
         self._embedding = Embedding(
             self._linear(pack_linear(projection, (grid, grid))),
             *(1 / grid.scale, grid.zero_point, _top(grid)),
+            self._keep(before[:: patch**2].float()),
             *addresses,
             *(epsilon, inputs // patch**2, patch),
         )
@@ -258,12 +287,10 @@ def norm_on_grid(gamma: Tensor, beta: Tensor, grids: tuple[Grid, ...]) -> tuple[
     """Affine parameters (branches, C) of norms whose results are codes before rounding."""
     scale = torch.tensor([grid.scale for grid in grids], dtype=torch.float64).view(-1, 1)
     zero_point = torch.tensor([grid.zero_point for grid in grids], dtype=torch.float64).view(-1, 1)
-    return (gamma.detach().double() / scale).float(), (beta.detach().double() / scale + zero_point).float()
-
-
-def weight_unit(grid: ProbabilityGrid) -> float:
-    """What the kernels hold for a probability of ``grid.scale``: see attention.h on powers of sqrt 2."""
-    return 169 / 128 if grid.steps_per_octave == 2 else 1.0
+    none = torch.zeros(beta.shape[-1])
+    before = torch.stack([none if grid.before is None else grid.before for grid in grids])
+    beta = beta.detach().double() + before
+    return (gamma.detach().double() / scale).float(), (beta / scale + zero_point).float()
 
 
 def _attention(grids: BranchGrids) -> Attention:
@@ -273,7 +300,7 @@ def _attention(grids: BranchGrids) -> Attention:
         q_zero=int(grids.q.zero_point),
         v_zero=grids.v.zero_point,
         steps_per_octave=-1 if attn is None else attn.steps_per_octave,
-        out_multiplier=grids.v.scale / out.scale * (1.0 if attn is None else attn.scale / weight_unit(attn)),
+        out_multiplier=grids.v.scale / out.scale * (1.0 if attn is None else attn.scale / learned.weight_unit(attn)),
         out_zero=out.zero_point,
         out_top=_top(out),
     )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layouts import BlockWeights, Grid, LinearWeights
+from ..products import bias_on
 
 COLUMNS = 32  # outputs of one packed weight panel
 MAX_TOKENS = 64
@@ -19,8 +20,9 @@ def unsupported(weights: BlockWeights) -> str | None:
     """Why the kernels cannot run a block; None if they can."""
     hidden, channels = weights.fc1.codes.shape
     num_heads, tokens = weights.num_heads, weights.bias.shape[-1]
-    if weights.learned:
-        return 'learned steps and offsets (LSQ, OFQ) have no kernels'
+    keys = [branch.k for branch in weights.grids]
+    if weights.learned and any(not 2**key.bits - 128 <= key.zero_point <= 128 for key in keys):
+        return 'keys of learned grids are no signed bytes'
     if hidden % 16:
         return f'{hidden} hidden channels are no multiple of 16'
     if channels % 16:
@@ -35,7 +37,10 @@ def unsupported(weights: BlockWeights) -> str | None:
 class PackedLinear(NamedTuple):
     """A layer as the kernels read it, its columns padded to whole panels.
 
-    sums = products + offset - zero_point * (sum of the row's codes); result = sums * multiplier + addend.
+    sums = products + offset, doubled if need be, - zero_point * (sum of the row's codes - row shift);
+    result = sums * step of the row, if it has one, * multiplier + addend.
+
+    Products count twice where weights are odd numbers 2 q + 1 of nine bits (StatsQ): q is packed, with zero point -1.
 
     Attributes:
         panels: (N' / 32, K / 4, 32, 4) int8.
@@ -45,6 +50,8 @@ class PackedLinear(NamedTuple):
         addend: (2, N') float32.
         inputs: K.
         outputs: N.
+        doubled: whether products count twice.
+        row_shift: for each branch.
     """
 
     panels: Tensor
@@ -54,6 +61,8 @@ class PackedLinear(NamedTuple):
     addend: Tensor
     inputs: int
     outputs: int
+    doubled: bool
+    row_shift: tuple[int, int]
 
 
 def pack_linear(
@@ -71,23 +80,28 @@ def pack_linear(
     if width % 4:
         raise ValueError(f'a layer of {width} inputs cannot be packed; use a multiple of 4')
     spare = -outputs % COLUMNS
-    codes = F.pad(layer.codes, (0, 0, 0, spare))
-    panels = codes.view(-1, COLUMNS, width // 4, 4).transpose(1, 2).contiguous()
-    sums = layer.codes.long().sum(1) - width * layer.zero_point.long()
+    codes, zero_point = layer.codes, layer.zero_point.long()
+    doubled = codes.dtype != torch.int8
+    if doubled:
+        codes, zero_point = ((codes - 1) // 2).to(torch.int8), torch.full_like(zero_point, -1)
+    panels = F.pad(codes, (0, 0, 0, spare)).view(-1, COLUMNS, width // 4, 4).transpose(1, 2).contiguous()
+    sums = codes.long().sum(1) - (0 if doubled else width * zero_point)
     offset = torch.stack([-grid.zero_point * sums for grid in inputs]).int()
     multiplier = torch.stack([layer.scale.double() * grid.scale for grid in inputs])
-    total = layer.bias.double().expand(2, -1)
+    total = torch.stack([bias_on(layer, grid) for grid in inputs])
     if factor is not None:
         multiplier, total = multiplier * factor, total * factor
     if addend is not None:
         total = total + addend
-    zero_point = F.pad(layer.zero_point.int(), (0, spare)) if bool(layer.zero_point.any()) else None
+    shifts = tuple(width * grid.zero_point if doubled else 0 for grid in inputs)
     return PackedLinear(
         panels,
-        zero_point,
+        F.pad(zero_point.int(), (0, spare)) if bool(zero_point.any()) else None,
         F.pad(offset, (0, spare)),
         F.pad(multiplier.float(), (0, spare)),
         F.pad(total.float(), (0, spare)),
         width,
         outputs,
+        doubled,
+        shifts,
     )

@@ -12,6 +12,21 @@ class Linear(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ('panels', 'zero_point')),
         *((name, Pair) for name in ('offset', 'multiplier', 'addend')),
         *((name, ctypes.c_int64) for name in ('inputs', 'outputs')),
+        ('doubling', ctypes.c_int32),
+        ('row_shift', ctypes.c_int32 * 2),
+    ]
+
+
+class Steps(ctypes.Structure):
+    _fields_ = [('step', ctypes.c_void_p), ('inverse', ctypes.c_void_p)]
+
+
+class Learned(ctypes.Structure):
+    _fields_ = [
+        *((name, Steps) for name in ('qkv_in', 'q', 'k', 'v', 'attn', 'proj_in', 'fc1_in', 'fc2_in')),
+        *((name, ctypes.c_void_p) for name in ('qkv_zero', 'q_after', 'v_after', 'proj_in_before', 'fc2_in_before')),
+        *((f'{name}_zero', ctypes.c_float) for name in ('qkv_in', 'proj_in', 'fc1_in', 'fc2_in')),
+        ('k_zero', ctypes.c_int32),
     ]
 
 
@@ -39,7 +54,7 @@ class Attention(ctypes.Structure):
 class Block(ctypes.Structure):
     _fields_ = [
         *((name, Linear) for name in ('qkv', 'proj', 'fc1', 'fc2')),
-        *((name, Pair) for name in ('gamma1', 'beta1', 'gamma2', 'beta2', 'qkv_top', 'pad_codes')),
+        *((name, Pair) for name in ('gamma1', 'beta1', 'gamma2', 'beta2', 'qkv_top', 'pad_codes', 'learned')),
         ('bias', ctypes.c_void_p),
         ('attention', Attention * 2),
         *((name, FloatPair) for name in ('qkv_in_top', 'fc1_in_top', 'fc2_in_inverse', 'fc2_in_zero', 'fc2_in_top')),
@@ -61,7 +76,7 @@ class Embedding(ctypes.Structure):
     _fields_ = [
         ('projection', Linear),
         *((name, ctypes.c_float) for name in ('in_inverse', 'in_zero', 'in_top')),
-        *((name, ctypes.c_void_p) for name in ('gamma', 'beta')),
+        *((name, ctypes.c_void_p) for name in ('in_before', 'gamma', 'beta')),
         ('epsilon', ctypes.c_float),
         *((name, ctypes.c_int64) for name in ('in_channels', 'patch')),
     ]

@@ -31,7 +31,7 @@ def trace_block(block: IntegerBlock, stream: Tensor, run: Run, threads: int | No
     Returns:
         Codes, uint8: ``qkv_in``, ``proj_in``, ``fc1_in`` (T, C), ``fc2_in`` (T, hidden), ``q``, ``k``, ``v``
         (windows, tokens, C). ``attn`` (windows, heads, tokens, tokens) bfloat16: what values are weighed with, see
-        ``operations.weight_unit``; rows of padding tokens are 0.
+        ``learned.weight_unit``; rows of padding tokens are 0.
     """
     rows, channels, hidden = len(run.rows), block.channels, block.hidden
     slots = run.windows * block.tokens

@@ -3,7 +3,7 @@
 // bf16 holds integers up to 256 and powers of two exactly, but sqrt 2 only to 1e-4. Powers of sqrt 2 are therefore held
 // times 169 / 128: even ones as 169 / 128, odd ones as 239 / 128, whose ratio is sqrt 2 to 9e-6.
 #pragma once
-#include "simd.h"
+#include "learned.h"
 
 namespace mixaq {
 
@@ -22,14 +22,24 @@ struct Attention {
   float out_multiplier, out_zero, out_top;  // to the codes of proj's input; undoes the 169 / 128
 };
 
+// Learned grids of one head (null where they are not learned); `out_before` is at the head's channels.
+struct LearnedHead {
+  const Learned* grids;
+  const float* out_before;
+};
+
 struct HeadScratch {
   alignas(64) int8_t keys[32 / 4][kMaxTokens][4];
   alignas(64) uint16_t values[kMaxTokens / 2][32][2];
+  alignas(64) uint16_t values_rest[kMaxTokens / 2][32][2];  // what bf16 leaves of values with steps of their own
+  alignas(64) float key_scale[kMaxTokens], key_addend[kMaxTokens];
   alignas(64) uint16_t probabilities[4][kMaxTokens];
 };
 
+// Returns the sum of what it writes.
 template <int Vectors>
-inline void quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], float sum, uint16_t* out) {
+inline float quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], float sum, float inverse_step,
+                                    uint16_t* out) {
   alignas(64) __m512 values[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
   if (p.steps_per_octave > 0) {
     // log2 of a probability is its logit less log2 of the sum: no division, no logarithm per value
@@ -54,7 +64,7 @@ inline void quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], flo
       values[v] = _mm512_mul_ps(x[v], inverse);
       if (p.steps_per_octave == 0) {
         const __m512 zero = _mm512_set1_ps(p.probability_zero);
-        __m512 q = _mm512_roundscale_ps(_mm512_mul_ps(values[v], _mm512_set1_ps(p.probability_inverse_step)), kNearest);
+        __m512 q = _mm512_roundscale_ps(_mm512_mul_ps(values[v], _mm512_set1_ps(inverse_step)), kNearest);
         q = _mm512_max_ps(_mm512_add_ps(q, zero), _mm512_setzero_ps());
         values[v] = _mm512_sub_ps(_mm512_min_ps(q, _mm512_set1_ps(p.probability_levels)), zero);
       }
@@ -62,12 +72,15 @@ inline void quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], flo
   }
   _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]));
   if (Vectors > 2) _mm512_store_si512(out + 32, (__m512i)_mm512_cvtne2ps_pbh(values[3], values[2]));
+  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(values[0], values[1]), _mm512_add_ps(values[2], values[3])));
 }
 
-// Attention of Rows queries: q[r] points at the query's channels, bias[r] at its row of the bias table.
-template <int Rows, int Vectors, int Channels>
+// Attention of Rows queries: q[r] points at the query's channels, bias[r] at its row of the bias table, position[r] is
+// its token. With learned grids, terms that all keys of a query share are left out: softmax does not see them.
+template <int Rows, int Vectors, int Channels, bool IsLearned>
 inline void attend_rows(const Attention& p, HeadScratch& s, int tokens, const __m512i (&key_terms)[Vectors],
-                        const uint8_t* const* q, const float* const* bias, uint8_t* const* out) {
+                        const uint8_t* const* q, const float* const* bias, uint8_t* const* out,
+                        const int64_t* position, const LearnedHead& learned) {
   __m512i sums[Rows][Vectors];
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < Vectors; ++v) sums[r][v] = key_terms[v];
@@ -83,10 +96,19 @@ inline void attend_rows(const Attention& p, HeadScratch& s, int tokens, const __
     }
   }
   const __m512 multiplier = _mm512_set1_ps(p.logit_multiplier);
+  float weights[Rows];
   for (int r = 0; r < Rows; ++r) {
     __m512 x[Vectors], e[Vectors];
-    for (int v = 0; v < Vectors; ++v)
-      x[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), multiplier, _mm512_loadu_ps(bias[r] + 16 * v));
+    for (int v = 0; v < Vectors; ++v) {
+      const __m512 logit = _mm512_cvtepi32_ps(sums[r][v]), addend = _mm512_loadu_ps(bias[r] + 16 * v);
+      if constexpr (IsLearned) {
+        const __m512 scale = _mm512_set1_ps(learned.grids->q.step[position[r]]);
+        x[v] = _mm512_fmadd_ps(logit, _mm512_mul_ps(scale, _mm512_load_ps(s.key_scale + 16 * v)),
+                               _mm512_add_ps(addend, _mm512_load_ps(s.key_addend + 16 * v)));
+      } else {
+        x[v] = _mm512_fmadd_ps(logit, multiplier, addend);
+      }
+    }
     __m512 top = x[0];
     for (int v = 1; v < Vectors; ++v) top = _mm512_max_ps(top, x[v]);
     top = _mm512_set1_ps(_mm512_reduce_max_ps(top));
@@ -97,7 +119,8 @@ inline void attend_rows(const Attention& p, HeadScratch& s, int tokens, const __
       total = _mm512_add_ps(total, e[v]);
     }
     const float sum = _mm512_reduce_add_ps(total);
-    quantize_probabilities<Vectors>(p, p.steps_per_octave > 0 ? x : e, sum, s.probabilities[r]);
+    const float inverse = IsLearned ? learned.grids->attn.inverse[position[r]] : p.probability_inverse_step;
+    weights[r] = quantize_probabilities<Vectors>(p, p.steps_per_octave > 0 ? x : e, sum, inverse, s.probabilities[r]);
   }
   __m512 result[Rows][Channels / 16];
   for (int r = 0; r < Rows; ++r)
@@ -109,19 +132,40 @@ inline void attend_rows(const Attention& p, HeadScratch& s, int tokens, const __
       int32_t two;
       std::memcpy(&two, s.probabilities[r] + 2 * pair, 4);
       const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
-      for (int c = 0; c < Channels / 16; ++c) result[r][c] = _mm512_dpbf16_ps(result[r][c], x, values[c]);
+      for (int c = 0; c < Channels / 16; ++c) {
+        result[r][c] = _mm512_dpbf16_ps(result[r][c], x, values[c]);
+        if constexpr (IsLearned)
+          result[r][c] =
+              _mm512_dpbf16_ps(result[r][c], x, (__m512bh)_mm512_load_si512(s.values_rest[pair][16 * c]));
+      }
     }
   }
   const __m512 out_multiplier = _mm512_set1_ps(p.out_multiplier), out_zero = _mm512_set1_ps(p.out_zero);
   for (int r = 0; r < Rows; ++r)
-    for (int c = 0; c < Channels / 16; ++c)
-      _mm_storeu_si128(
-          reinterpret_cast<__m128i*>(out[r] + 16 * c),
-          to_codes(_mm512_fmadd_ps(result[r][c], out_multiplier, out_zero), _mm512_set1_ps(p.out_top)));
+    for (int c = 0; c < Channels / 16; ++c) {
+      __m512 code;
+      if constexpr (IsLearned) {
+        const Learned& l = *learned.grids;
+        const __m512 offset = _mm512_mul_ps(_mm512_set1_ps(weights[r]), _mm512_loadu_ps(l.v_after + 16 * c));
+        const __m512 y = _mm512_fmadd_ps(_mm512_add_ps(result[r][c], offset),
+                                         _mm512_set1_ps(l.attn.step[position[r]]),
+                                         _mm512_loadu_ps(learned.out_before + 16 * c));
+        code = _mm512_fmadd_ps(y, _mm512_set1_ps(l.proj_in.inverse[position[r]]), out_zero);
+      } else {
+        code = _mm512_fmadd_ps(result[r][c], out_multiplier, out_zero);
+      }
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out[r] + 16 * c), to_codes(code, _mm512_set1_ps(p.out_top)));
+    }
 }
 
-template <int Channels>
-inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero, HeadScratch& s) {
+inline __m512 rounded_to_bf16(__m512 x) {
+  const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// `steps`: of each token, or null where they are one factor of the result.
+template <int Channels, bool IsLearned>
+inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero, const float* steps, HeadScratch& s) {
   alignas(64) static const uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i interleave = _mm512_load_si512(kInterleave);
@@ -129,14 +173,46 @@ inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero
   for (int token = 0; token < tokens; token += 2)
     for (int c = 0; c < Channels; c += 16) {
       const uint8_t* at = v + token * stride + c;
-      const auto load = [&](const uint8_t* codes) {
+      const auto load = [&](const uint8_t* codes, int of) {
         const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-        return _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(narrow)), shift);
+        const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(narrow)), shift);
+        return IsLearned ? _mm512_mul_ps(x, _mm512_set1_ps(steps[of])) : x;
       };
-      const __m512 second = token + 1 < tokens ? load(at + stride) : _mm512_setzero_ps();
-      const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, load(at));
-      _mm512_store_si512(s.values[token / 2][c], _mm512_permutexvar_epi16(interleave, both));
+      const __m512 first = load(at, token);
+      const __m512 second = token + 1 < tokens ? load(at + stride, token + 1) : _mm512_setzero_ps();
+      const auto store = [&](uint16_t* target, __m512 y, __m512 x) {
+        _mm512_store_si512(target, _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(y, x)));
+      };
+      store(s.values[token / 2][c], second, first);
+      if constexpr (IsLearned)
+        store(s.values_rest[token / 2][c], _mm512_sub_ps(second, rounded_to_bf16(second)),
+              _mm512_sub_ps(first, rounded_to_bf16(first)));
     }
+}
+
+// Four codes less a zero point each, as signed bytes.
+inline uint32_t subtract_bytes(uint32_t codes, uint32_t zeros) {
+  constexpr uint32_t kHigh = 0x80808080u;
+  return ((codes | kHigh) - (zeros & ~kHigh)) ^ ((codes ^ ~zeros) & kHigh);
+}
+
+// Key steps, and what the offset of the queries gives with each key, both times log2 e.
+template <int Vectors, int Channels>
+inline void learn_keys(const Learned& l, int tokens, HeadScratch& s) {
+  constexpr float kLog2E = 1.44269504f;
+  for (int token = 0; token < tokens; ++token) s.key_scale[token] = l.k.step[token] * kLog2E;
+  for (int v = 0; v < Vectors; ++v) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int d = 0; d < Channels / 4; ++d) {
+      const __m512i four = _mm512_load_si512(s.keys[d][16 * v]);
+      const __m512i bytes[4] = {_mm512_slli_epi32(four, 24), _mm512_slli_epi32(four, 16), _mm512_slli_epi32(four, 8),
+                                four};
+      for (int i = 0; i < 4; ++i)
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(bytes[i], 24)),
+                              _mm512_set1_ps(l.q_after[4 * d + i]), sum);
+    }
+    _mm512_store_ps(s.key_addend + 16 * v, _mm512_mul_ps(sum, _mm512_load_ps(s.key_scale + 16 * v)));
+  }
 }
 
 // One head of one window.
@@ -144,21 +220,25 @@ inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero
 //   places: token of each query (null: all, in order); out: rows of `width` codes, one for each query.
 //   bias: (tokens, 16 * Vectors), times log2 e, -1e30 behind the last token.
 //   seen: (tokens, kMaxTokens) bf16, what values are weighed with is copied there; null: it is not.
-template <int Vectors, int Channels>
+template <int Vectors, int Channels, bool IsLearned>
 void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* qkv, int64_t width, int64_t first,
                  const int64_t* places, int64_t first_place, int64_t queries, const float* bias, uint8_t* out,
-                 uint16_t* seen) {
+                 uint16_t* seen, const LearnedHead& learned) {
   const int64_t stride = 3 * width;
+  // another zero point of all keys moves a query's logits alike, unless keys have steps of their own
+  const uint32_t zeros = 0x01010101u * static_cast<uint32_t>(IsLearned ? learned.grids->k_zero : 128);
   for (int token = 0; token < tokens; ++token) {
     const uint8_t* k = qkv + token * stride + width + first;
     for (int d = 0; d < Channels / 4; ++d) {
       uint32_t four;
       std::memcpy(&four, k + 4 * d, 4);
-      four ^= 0x80808080u;  // code - 128, signed
+      four = IsLearned ? subtract_bytes(four, zeros) : four ^ zeros;  // less 128: the highest bit
       std::memcpy(s.keys[d][token], &four, 4);
     }
   }
-  pack_values<Channels>(qkv + 2 * width + first, stride, tokens, p.v_zero, s);
+  pack_values<Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero,
+                                   IsLearned ? learned.grids->v.step : nullptr, s);
+  if constexpr (IsLearned) learn_keys<Vectors, Channels>(*learned.grids, tokens, s);
   __m512i key_terms[Vectors];
   for (int v = 0; v < Vectors; ++v) {
     __m512i sum = _mm512_setzero_si512();
@@ -180,9 +260,9 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
       tokens_of[r] = token;
     }
     if (count == 4)
-      attend_rows<4, Vectors, Channels>(p, s, tokens, key_terms, q, rows, target);
+      attend_rows<4, Vectors, Channels, IsLearned>(p, s, tokens, key_terms, q, rows, target, tokens_of, learned);
     else
-      attend_rows<1, Vectors, Channels>(p, s, tokens, key_terms, q, rows, target);
+      attend_rows<1, Vectors, Channels, IsLearned>(p, s, tokens, key_terms, q, rows, target, tokens_of, learned);
     for (int r = 0; seen && r < count; ++r)
       std::memcpy(seen + tokens_of[r] * kMaxTokens, s.probabilities[r], sizeof(s.probabilities[r]));
     query += count;
@@ -190,13 +270,14 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
 }
 
 using HeadFunction = void (*)(const Attention&, HeadScratch&, int, const uint8_t*, int64_t, int64_t, const int64_t*,
-                              int64_t, int64_t, const float*, uint8_t*, uint16_t*);
+                              int64_t, int64_t, const float*, uint8_t*, uint16_t*, const LearnedHead&);
 
+template <bool IsLearned>
 inline HeadFunction head_function(int64_t vectors, int64_t channels) {
-  static const HeadFunction table[4][2] = {{attend_head<1, 16>, attend_head<1, 32>},
-                                           {attend_head<2, 16>, attend_head<2, 32>},
-                                           {attend_head<3, 16>, attend_head<3, 32>},
-                                           {attend_head<4, 16>, attend_head<4, 32>}};
+  static const HeadFunction table[4][2] = {{attend_head<1, 16, IsLearned>, attend_head<1, 32, IsLearned>},
+                                           {attend_head<2, 16, IsLearned>, attend_head<2, 32, IsLearned>},
+                                           {attend_head<3, 16, IsLearned>, attend_head<3, 32, IsLearned>},
+                                           {attend_head<4, 16, IsLearned>, attend_head<4, 32, IsLearned>}};
   return table[vectors - 1][channels / 16 - 1];
 }
 

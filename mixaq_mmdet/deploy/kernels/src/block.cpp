@@ -12,7 +12,8 @@ struct Block {
   Linear qkv, proj, fc1, fc2;
   const float *gamma1[2], *beta1[2], *gamma2[2], *beta2[2];
   const float* qkv_top[2];
-  const uint8_t* pad_codes[2];  // q, k, v codes of a padding token
+  const uint8_t* pad_codes[2];  // q, k, v codes of a padding token; of each position where grids are learned
+  const Learned* learned[2];    // null: every grid is a step and a zero point
   const float* bias;            // (kinds, heads, tokens, 16 * vectors)
   Attention attention[2];
   float qkv_in_top[2], fc1_in_top[2], fc2_in_inverse[2], fc2_in_zero[2], fc2_in_top[2];
@@ -64,7 +65,8 @@ std::vector<Chunk> cut(const Windows& windows, int64_t tokens, int64_t per_chunk
 struct Buffers {
   uint8_t *codes, *qkv, *hidden;
   int64_t* places;
-  int32_t* row_sums;
+  int32_t *row_sums, *positions;
+  float* row_scale;
   HeadScratch* head;
 };
 
@@ -74,7 +76,9 @@ inline void copy_rows(uint8_t* target, int64_t first_row, const uint8_t* source,
 
 void attend(const Block& b, const Windows& windows, const Chunk& chunk, const Buffers& m, const Trace* trace) {
   const int64_t head_channels = b.channels / b.heads, row_bias = 16 * b.vectors;
-  const HeadFunction head_function_ = head_function(b.vectors, head_channels);
+  const Learned* learned = b.learned[chunk.branch];
+  const HeadFunction run_head =
+      learned ? head_function<true>(b.vectors, head_channels) : head_function<false>(b.vectors, head_channels);
   const int64_t num_rows = chunk.last_row - chunk.first_row;
   int64_t query = 0;
   for (int64_t window = 0; window < chunk.last - chunk.first; ++window) {
@@ -85,12 +89,12 @@ void attend(const Block& b, const Windows& windows, const Chunk& chunk, const Bu
       query += b.tokens;
     const int64_t kind = windows.kinds[chunk.first + window];
     for (int64_t head = 0; head < b.heads; ++head) {
-      const int64_t place = ((chunk.first + window) * b.heads + head) * b.tokens;
-      head_function_(b.attention[chunk.branch], *m.head, b.tokens, m.qkv + begin * 3 * b.channels, b.channels,
-                     head * head_channels, windows.slots ? m.places + first_query : nullptr, begin,
-                     query - first_query, b.bias + (kind * b.heads + head) * b.tokens * row_bias,
-                     m.codes + first_query * b.channels,
-                     trace ? trace->probabilities + place * kMaxTokens : nullptr);
+      const int64_t place = ((chunk.first + window) * b.heads + head) * b.tokens, first = head * head_channels;
+      const LearnedHead of_head{learned, learned ? learned->proj_in_before + first : nullptr};
+      run_head(b.attention[chunk.branch], *m.head, b.tokens, m.qkv + begin * 3 * b.channels, b.channels, first,
+               windows.slots ? m.places + first_query : nullptr, begin, query - first_query,
+               b.bias + (kind * b.heads + head) * b.tokens * row_bias, m.codes + first_query * b.channels,
+               trace ? trace->probabilities + place * kMaxTokens : nullptr, of_head);
     }
   }
 }
@@ -100,38 +104,60 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
   const int64_t width = b.channels, hidden = b.fc1.outputs, branch = chunk.branch;
   const int64_t num_rows = chunk.last_row - chunk.first_row, num_slots = (chunk.last - chunk.first) * b.tokens;
   const int64_t* rows = windows.rows + chunk.first_row;
-
-  __m512 top = _mm512_set1_ps(b.qkv_in_top[branch]);
-  for (int64_t r = 0; r < num_rows; ++r)
-    norm_to_codes(stream + rows[r] * width, width, b.gamma1[branch], b.beta1[branch], b.epsilon, top,
-                  m.codes + r * width);
-  if (trace) copy_rows(trace->qkv_in, chunk.first_row, m.codes, num_rows, width);
-  if (windows.slots) {
-    for (int64_t r = 0; r < num_rows; ++r) m.places[r] = windows.slots[chunk.first_row + r] - chunk.first * b.tokens;
-    for (int64_t slot = 0, r = 0; slot < num_slots; ++slot) {
-      if (r < num_rows && m.places[r] == slot)
-        ++r;
+  const auto steps_of_rows = [&](const Steps& steps) {
+    spread_rows(steps.step, m.positions, num_rows, m.row_scale);
+    return m.row_scale;
+  };
+  const auto normalise = [&](const float* gamma, const float* beta, float highest, const Steps* steps, float zero) {
+    const __m512 top = _mm512_set1_ps(highest);
+    for (int64_t r = 0; r < num_rows; ++r)
+      if (steps)
+        norm_to_codes(stream + rows[r] * width, width, gamma, beta, b.epsilon, top, steps->inverse[m.positions[r]],
+                      zero, m.codes + r * width);
       else
-        std::memcpy(m.qkv + slot * 3 * width, b.pad_codes[branch], 3 * width);
-    }
+        norm_to_codes(stream + rows[r] * width, width, gamma, beta, b.epsilon, top, m.codes + r * width);
+  };
+
+  if (windows.slots)
+    for (int64_t r = 0; r < num_rows; ++r) m.places[r] = windows.slots[chunk.first_row + r] - chunk.first * b.tokens;
+  const int64_t* places = windows.slots ? m.places : nullptr;
+  const Learned* l = b.learned[branch];
+  for (int64_t r = 0; l && r < num_rows; ++r) m.positions[r] = (places ? places[r] : r) % b.tokens;
+
+  normalise(b.gamma1[branch], b.beta1[branch], b.qkv_in_top[branch], l ? &l->qkv_in : nullptr, l ? l->qkv_in_zero : 0);
+  if (trace) copy_rows(trace->qkv_in, chunk.first_row, m.codes, num_rows, width);
+  for (int64_t slot = 0, r = 0; places && slot < num_slots; ++slot) {
+    if (r < num_rows && places[r] == slot)
+      ++r;
+    else
+      std::memcpy(m.qkv + slot * 3 * width, b.pad_codes[branch] + (l ? slot % b.tokens * 3 * width : 0), 3 * width);
   }
-  multiply(b.qkv, branch, m.codes, num_rows, m.row_sums,
-           ToCodes{m.qkv, 3 * width, b.qkv_top[branch], windows.slots ? m.places : nullptr});
+  if (l)
+    multiply(b.qkv, branch, m.codes, num_rows, m.row_sums,
+             LearnedToCodes{m.qkv, 3 * width, b.qkv_top[branch], l->qkv_zero, places, m.positions,
+                            {l->q.inverse, l->k.inverse, l->v.inverse}, width},
+             steps_of_rows(l->qkv_in));
+  else
+    multiply(b.qkv, branch, m.codes, num_rows, m.row_sums, ToCodes{m.qkv, 3 * width, b.qkv_top[branch], places});
   if (trace) copy_rows(trace->qkv, chunk.first * b.tokens, m.qkv, num_slots, 3 * width);
   attend(b, windows, chunk, m, trace);
   if (trace) copy_rows(trace->proj_in, chunk.first_row, m.codes, num_rows, width);
-  multiply(b.proj, branch, m.codes, num_rows, m.row_sums, AddToStream{stream, width, rows});
+  multiply(b.proj, branch, m.codes, num_rows, m.row_sums, AddToStream{stream, width, rows},
+           l ? steps_of_rows(l->proj_in) : nullptr);
 
-  top = _mm512_set1_ps(b.fc1_in_top[branch]);
-  for (int64_t r = 0; r < num_rows; ++r)
-    norm_to_codes(stream + rows[r] * width, width, b.gamma2[branch], b.beta2[branch], b.epsilon, top,
-                  m.codes + r * width);
+  normalise(b.gamma2[branch], b.beta2[branch], b.fc1_in_top[branch], l ? &l->fc1_in : nullptr, l ? l->fc1_in_zero : 0);
   if (trace) copy_rows(trace->fc1_in, chunk.first_row, m.codes, num_rows, width);
-  multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
-           GeluToCodes{m.hidden, hidden, _mm512_set1_ps(b.fc2_in_inverse[branch]),
-                       _mm512_set1_ps(b.fc2_in_zero[branch]), _mm512_set1_ps(b.fc2_in_top[branch])});
+  const __m512 zero = _mm512_set1_ps(b.fc2_in_zero[branch]), top = _mm512_set1_ps(b.fc2_in_top[branch]);
+  if (l)
+    multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
+             LearnedGeluToCodes{m.hidden, hidden, l->fc2_in_before, m.positions, l->fc2_in.inverse, zero, top},
+             steps_of_rows(l->fc1_in));
+  else
+    multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
+             GeluToCodes{m.hidden, hidden, _mm512_set1_ps(b.fc2_in_inverse[branch]), zero, top});
   if (trace) copy_rows(trace->fc2_in, chunk.first_row, m.hidden, num_rows, hidden);
-  multiply(b.fc2, branch, m.hidden, num_rows, m.row_sums, AddToStream{stream, width, rows});
+  multiply(b.fc2, branch, m.hidden, num_rows, m.row_sums, AddToStream{stream, width, rows},
+           l ? steps_of_rows(l->fc2_in) : nullptr);
 }
 
 }  // namespace mixaq
@@ -148,13 +174,15 @@ extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int6
   const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk);
   const size_t slots_ = per_chunk * b.tokens;
   run_tasks(chunks.size(), threads, [&](const std::function<int64_t()>& take) {
-    Scratch scratch(slots_ * (4 * b.channels + b.fc1.outputs + 12) + sizeof(HeadScratch) + 8 * 64);
+    Scratch scratch(slots_ * (4 * b.channels + b.fc1.outputs + 20) + sizeof(HeadScratch) + 10 * 64);
     Buffers m;
     m.codes = scratch.take<uint8_t>(slots_ * b.channels);
     m.qkv = scratch.take<uint8_t>(slots_ * 3 * b.channels);
     m.hidden = scratch.take<uint8_t>(slots_ * b.fc1.outputs);
     m.places = scratch.take<int64_t>(slots_);
     m.row_sums = scratch.take<int32_t>(slots_);
+    m.positions = scratch.take<int32_t>(slots_);
+    m.row_scale = scratch.take<float>(slots_);
     m.head = scratch.take<HeadScratch>(1);
     std::memset(m.head, 0, sizeof(HeadScratch));  // what lies behind the last token must be finite
     for (int64_t i = take(); i >= 0; i = take()) run_chunk(b, windows, chunks[i], stream, m, trace);

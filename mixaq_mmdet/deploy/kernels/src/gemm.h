@@ -18,15 +18,18 @@ struct Linear {
   const float* multiplier[2];
   const float* addend[2];
   int64_t inputs, outputs;
+  int32_t doubling;  // 0, or 1 where products count twice
+  int32_t row_shift[2];
 };
 
 template <int Rows, class Epilogue>
 inline void tile(const Linear& layer, int branch, const uint8_t* a, int64_t stride, const int32_t* row_sums,
-                 int64_t first_row, int64_t first_column, const Epilogue& epilogue) {
+                 const float* row_scale, int64_t first_row, int64_t first_column, const Epilogue& epilogue) {
   const int8_t* panel = layer.panels + first_column * layer.inputs;
   // 256 bits, not 512: measured faster (docs/performance.md); joined to 512 bits for what follows
   __m256i halves[Rows][4];
   const int32_t* offset = layer.offset[branch] + first_column;
+  const __m128i doubling = _mm_cvtsi32_si128(layer.doubling);
   for (int c = 0; c < 4; ++c) {
     const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + 8 * c));
     for (int r = 0; r < Rows; ++r) halves[r][c] = start;
@@ -61,17 +64,19 @@ inline void tile(const Linear& layer, int branch, const uint8_t* a, int64_t stri
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
         const __m512i shift = _mm512_mullo_epi32(zero_point, _mm512_set1_epi32(row_sums[r]));
-        sums[r][c] = _mm512_sub_epi32(sums[r][c], shift);
+        sums[r][c] = _mm512_sub_epi32(_mm512_sll_epi32(sums[r][c], doubling), shift);
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r)
-      epilogue.store(first_row + r, column, columns,
-                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][c]), multiplier, addend));
+    for (int r = 0; r < Rows; ++r) {
+      __m512 x = _mm512_cvtepi32_ps(sums[r][c]);
+      if (row_scale) x = _mm512_mul_ps(x, _mm512_set1_ps(row_scale[r]));
+      epilogue.store(first_row + r, column, columns, _mm512_fmadd_ps(x, multiplier, addend));
+    }
   }
 }
 
-inline void sum_rows(const uint8_t* a, int64_t rows, int64_t width, int32_t* sums) {
+inline void sum_rows(const uint8_t* a, int64_t rows, int64_t width, int32_t shift, int32_t* sums) {
   for (int64_t r = 0; r < rows; ++r, a += width) {
     __m512i total = _mm512_setzero_si512();
     for (int64_t k = 0; k < width; k += 64) {
@@ -79,23 +84,26 @@ inline void sum_rows(const uint8_t* a, int64_t rows, int64_t width, int32_t* sum
       total = _mm512_add_epi64(
           total, _mm512_sad_epu8(_mm512_maskz_loadu_epi8(mask, a + k), _mm512_setzero_si512()));
     }
-    sums[r] = static_cast<int32_t>(_mm512_reduce_add_epi64(total));
+    sums[r] = static_cast<int32_t>(_mm512_reduce_add_epi64(total)) - shift;
   }
 }
 
-// All rows (contiguous, `inputs` wide) times all outputs. `row_sums` is scratch for as many rows.
+// All rows (contiguous, `inputs` wide) times all outputs. `row_sums` is scratch for as many rows; `row_scale`, if any,
+// is the step of each row's codes where it depends on the row.
 template <class Epilogue>
 void multiply(const Linear& layer, int branch, const uint8_t* a, int64_t rows, int32_t* row_sums,
-              const Epilogue& epilogue) {
+              const Epilogue& epilogue, const float* row_scale = nullptr) {
   const int64_t stride = layer.inputs;
-  if (layer.zero_point) sum_rows(a, rows, stride, row_sums);
+  if (layer.zero_point) sum_rows(a, rows, stride, layer.row_shift[branch], row_sums);
+  const auto scale_of = [&](int64_t r) { return row_scale ? row_scale + r : nullptr; };
   for (int64_t column = 0; column < layer.outputs; column += kColumns) {
     int64_t r = 0;
     for (; r + kTileRows <= rows; r += kTileRows)
-      tile<kTileRows>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
+      tile<kTileRows>(layer, branch, a + r * stride, stride, row_sums + r, scale_of(r), r, column, epilogue);
     for (; r + 2 <= rows; r += 2)
-      tile<2>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
-    for (; r < rows; ++r) tile<1>(layer, branch, a + r * stride, stride, row_sums + r, r, column, epilogue);
+      tile<2>(layer, branch, a + r * stride, stride, row_sums + r, scale_of(r), r, column, epilogue);
+    for (; r < rows; ++r)
+      tile<1>(layer, branch, a + r * stride, stride, row_sums + r, scale_of(r), r, column, epilogue);
   }
 }
 

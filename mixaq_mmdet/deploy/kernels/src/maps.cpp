@@ -17,6 +17,7 @@ struct Merging {
 struct Embedding {
   Linear projection;
   float in_inverse, in_zero, in_top;
+  const float* in_before;     // (in_channels,) added before rounding
   const float *gamma, *beta;  // null: no norm
   float epsilon;
   int64_t in_channels, patch;
@@ -29,13 +30,15 @@ inline float code_of(float x, float inverse, float zero, float top) {
 // Codes of one patch, in the order of a convolution's weights; outside of the image lies zero.
 void gather_patch(const Embedding& e, const float* image, int64_t height, int64_t width, int64_t top, int64_t left,
                   uint8_t* out) {
-  const uint8_t blank = static_cast<uint8_t>(code_of(0, e.in_inverse, e.in_zero, e.in_top));
-  for (int64_t c = 0; c < e.in_channels; ++c)
+  for (int64_t c = 0; c < e.in_channels; ++c) {
+    const auto code = [&](float value) {
+      return static_cast<uint8_t>(code_of(value + e.in_before[c], e.in_inverse, e.in_zero, e.in_top));
+    };
+    const uint8_t blank = code(0);
     for (int64_t y = top; y < top + e.patch; ++y)
       for (int64_t x = left; x < left + e.patch; ++x)
-        *out++ = y < height && x < width ? static_cast<uint8_t>(code_of(image[(c * height + y) * width + x],
-                                                                        e.in_inverse, e.in_zero, e.in_top))
-                                         : blank;
+        *out++ = y < height && x < width ? code(image[(c * height + y) * width + x]) : blank;
+  }
 }
 
 }  // namespace mixaq

@@ -31,6 +31,18 @@ inline void norm_to_codes(const float* x, int64_t width, const float* gamma, con
   }
 }
 
+// For a step of the row's own, neither gamma nor beta is divided by it; beta holds the offset before rounding.
+inline void norm_to_codes(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
+                          __m512 top, float inverse_step, float zero, uint8_t* out) {
+  const Moments m = moments(x, width, epsilon);
+  for (int64_t c = 0; c < width; c += 16) {
+    const __m512 y = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + c), m.mean), m.scale);
+    const __m512 z = _mm512_fmadd_ps(y, _mm512_loadu_ps(gamma + c), _mm512_loadu_ps(beta + c));
+    const __m512 code = _mm512_fmadd_ps(z, _mm512_set1_ps(inverse_step), _mm512_set1_ps(zero));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + c), to_codes(code, top));
+  }
+}
+
 inline void norm_to_float(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
                           float* out) {
   const Moments m = moments(x, width, epsilon);
