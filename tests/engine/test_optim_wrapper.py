@@ -7,8 +7,7 @@ import io
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from forked import on_two_ranks
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mixaq_mmdet.engine import SparsityAwareAmpOptimWrapper, SparsityAwareOptimWrapper
+from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.engine.ratio_sampling import RatioSampler
 from mixaq_mmdet.models.backbone_cost import backbone_bops
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
@@ -198,26 +198,37 @@ def test_the_constructor_refuses(model, options, message):
         built(model or Net(), **options)
 
 
-def _train_rank(rank: int, folder: str) -> None:
-    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+def quantized_net() -> Net:
+    net = Net(quant={'method': 'OFQ', 'w_bits': 4, 'a_bits': 4, 'low_a_bits': 2})
+    Calibrator(net).run(images())
+    return net.train()
+
+
+NETS = {'float': Net, 'OFQ': quantized_net}
+
+
+def train_rank(rank: int) -> dict[str, tuple[list[tuple[float, ...]], dict[str, Tensor]]]:
+    """Ratios and final state of each net after three updates on this rank's half of the batch."""
     torch.manual_seed(100 + rank)  # ranks draw other numbers of everything else
-    net = DistributedDataParallel(Net(), broadcast_buffers=False)
-    found = []
-    wrapper = sgd(net, seed=1)
-    for _ in range(3):
-        step(net, wrapper, BATCH.split(2)[rank])
-        found.append(backbone_of(net).low_ratios)
-    torch.save({'ratios': found, 'net': net.module.state_dict()}, f'{folder}/{rank}.pth')
-    dist.barrier()
-    dist.destroy_process_group()
+    found = {}
+    for name, make in NETS.items():
+        net = DistributedDataParallel(make(), broadcast_buffers=False)
+        wrapper = sgd(net, seed=1)
+        ratios = []
+        for _ in range(3):
+            step(net, wrapper, BATCH.split(2)[rank])
+            ratios.append(backbone_of(net).low_ratios)
+        found[name] = ratios, net.module.state_dict()
+    return found
 
 
 def test_two_ranks_are_one_rank_with_the_doubled_batch(tmp_path):
-    multiprocessing.spawn(_train_rank, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2)]
-    net = Net()
-    ratios = [ratios for ratios, _ in train(net, sgd(net, seed=1), 3)]
-    assert ranks[0]['ratios'] == ranks[1]['ratios'] == ratios
-    for name, expected in net.state_dict().items():
-        torch.testing.assert_close(ranks[0]['net'][name], ranks[1]['net'][name], rtol=0, atol=0)
-        torch.testing.assert_close(ranks[0]['net'][name], expected, rtol=1e-5, atol=1e-5)
+    ranks = on_two_ranks(train_rank, tmp_path)
+    for name, make in NETS.items():
+        net = make()
+        ratios = [ratios for ratios, _ in train(net, sgd(net, seed=1), 3)]
+        (first_ratios, first), (second_ratios, second) = (rank[name] for rank in ranks)
+        assert first_ratios == second_ratios == ratios
+        for key, expected in net.state_dict().items():
+            torch.testing.assert_close(first[key], second[key], rtol=0, atol=0)
+            torch.testing.assert_close(first[key], expected, rtol=1e-5, atol=1e-5)
