@@ -59,7 +59,7 @@ def integer_config(cfg: Config) -> Config:
     backbone = cfg.model.backbone
     backbone.type = 'IntegerSwin'
     backbone.init_cfg = None
-    for key in ('quant', 'check_finite', 'pretrained'):
+    for key in ('quant', 'distill', 'check_finite', 'pretrained'):
         backbone.pop(key, None)
     for key in TRAINING_KEYS:
         cfg.pop(key, None)

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tiny_backbone import backbone, images
 from tiny_detector import tiny_mask_rcnn
 
+from mixaq_mmdet.deploy.files import integer_config
 from mixaq_mmdet.engine import start_distillation
 from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.engine.hooks import DistillationHook
@@ -119,6 +121,11 @@ def test_a_detector_trains_with_it(tmp_path):
     total, logged = detector.parse_losses(losses)
     assert LOSS_NAME in logged
     total.backward()
+
+
+def test_a_converted_backbone_has_no_teacher():
+    cfg = Config({'model': tiny_mask_rcnn(type='TwoBranchSwin', distill={'checkpoint': 'float.pth', 'weight': 1.0})})
+    assert 'distill' not in integer_config(cfg).model.backbone
 
 
 def test_identical_maps_have_no_error():
