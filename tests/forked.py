@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-STACK = ['mixaq_mmdet', 'mixaq_mmdet.engine.evaluate', 'mmdet.apis', 'pycocotools.coco', 'matplotlib.figure']
+STACK = [
+    'mixaq_mmdet', 'mixaq_mmdet.engine.evaluate', 'mmdet.apis', 'mmengine.runner', 'pycocotools.coco',
+    'matplotlib.figure', 'pymoo.algorithms.moo.nsga2',
+]  # fmt: skip
 # a CUDA context does not survive a fork
 _context = multiprocessing.get_context('spawn' if torch.cuda.is_available() else 'forkserver')
 if not torch.cuda.is_available():
@@ -46,9 +50,38 @@ def start_script(
 ) -> Any:
     """As :func:`run_script`, without waiting for its end."""
     words = [str(script), *(str(argument) for argument in arguments)]
-    process = _context.Process(target=_script, args=(words, str(cwd), dict(environment), str(output)))
+    # the server has the environment of the moment it started
+    variables = {**os.environ, **environment}
+    process = _context.Process(target=_script, args=(words, str(cwd), variables, str(output)))
     process.start()
     return process
+
+
+def run_ranks(
+    script: str | Path,
+    arguments: Sequence[object],
+    cwd: str | Path,
+    environment: Mapping[str, str],
+    folder: Path,
+    timeout: float = 900,
+) -> SimpleNamespace:
+    """As :func:`run_script`, on two ranks that find what torchrun would tell them in their environment."""
+    place = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port(), 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2'}
+    outputs = [folder / f'rank{rank}.txt' for rank in (0, 1)]
+    processes = [
+        start_script(script, arguments, cwd, {**environment, **place, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, out)
+        for rank, out in enumerate(outputs)
+    ]
+    finish(processes, timeout)
+    text = ''.join(output.read_text(errors='replace') for output in outputs)
+    return SimpleNamespace(returncode=max(abs(process.exitcode) for process in processes), stdout=text)
+
+
+def free_port() -> str:
+    """A port that nothing listened at a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
 
 
 def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any, timeout: float = 900) -> list[Any]:
@@ -80,6 +113,7 @@ def _script(words: list[str], cwd: str, environment: dict[str, str], output: str
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(cwd)
+    os.environ.clear()
     os.environ.update(environment)
     added = [path for path in environment.get('PYTHONPATH', '').split(os.pathsep) if path]
     sys.path[:0] = [str(Path(words[0]).parent), *added]

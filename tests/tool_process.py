@@ -11,7 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from forked import run_script
+from forked import run_ranks, run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = REPOSITORY / 'tools'
@@ -38,6 +38,13 @@ def run_tool(name: str, *arguments: str | Path, cwd: str | Path, **environment: 
         return run_process('bash', TOOLS / name, *arguments, cwd=cwd, **environment)
     with tempfile.TemporaryDirectory() as folder:
         return run_script(TOOLS / name, arguments, cwd, environment, Path(folder) / 'output')
+
+
+def run_on_two_ranks(name: str, *arguments: str | Path, cwd: str | Path, **environment: str):
+    """As :func:`run_tool` for a python tool, on two ranks; tools/dist_train.sh starts such through torchrun."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*arguments, '--launcher', 'pytorch']
+        return run_ranks(TOOLS / name, words, cwd, environment, Path(folder))
 
 
 def load_tool(name: str) -> ModuleType:

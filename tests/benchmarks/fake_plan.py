@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ TRAINED = Experiment('trained', 'train', config='configs/oracle.py', overrides={
 EVALUATED = Experiment(
     'evaluated', 'evaluate', config='configs/oracle.py', overrides={'model.noise': 4.0}, starts_from=TRAINED, split=None
 )
-STAGE = Stage('fake', 'everything', [QUICK, TRAINED, EVALUATED], hours=0.01)
+STAGE = Stage('fake', 'a measurement, then a training', [QUICK, TRAINED], hours=0.01)
 
 
 def count(context: Any) -> dict[str, Any]:
@@ -55,9 +54,7 @@ def runner(folder: Path) -> Runner:
 def main(folder: Path) -> int:
     """Run the plan; prints the state of every task."""
     found = runner(folder)
-    code = found.run(
-        [replace(STAGE, experiments=[*STAGE.experiments[:2], replace(EVALUATED, probe='fake_plan:probe')])]
-    )
+    code = found.run([STAGE])
     for task in found.tasks:
         print(task.title, task.state, task.message)
     return code

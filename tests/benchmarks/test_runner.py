@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +17,7 @@ from evidence.runner import BLOCKED, DONE, ELSEWHERE, FAILED, STOPPED
 from evidence.stage import Stage
 from evidence.store import Store
 from evidence.workplace import Workplace
+from forked import start_script
 from noisy_oracle import oracle_config
 
 HERE = Path(__file__).resolve().parent
@@ -38,12 +37,6 @@ def folder(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     cfg.dump(repository / 'configs' / 'oracle.py')
     monkeypatch.setenv('PYTHONPATH', f'{HERE}{os.pathsep}{HERE.parent}')
     return tmp_path
-
-
-def start(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(HERE / 'fake_plan.py'), str(folder)], stdout=subprocess.PIPE, text=True, cwd=folder
-    )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 400) -> None:
@@ -66,19 +59,18 @@ def unlocked(workplace: Workplace) -> bool:
 
 def test_killed_runner_loses_nothing_and_training_goes_on(folder: Path) -> None:
     trained = place(folder, fake_plan.TRAINED)
-    first = start(folder)
+    path = {'PYTHONPATH': os.environ['PYTHONPATH']}
+    first = start_script(HERE / 'fake_plan.py', [folder], folder, path, folder / 'output')
     wait_for((trained.folder / 'epoch_1.pth').exists)
     first.kill()
-    first.wait()
+    first.join()
     store = Store(folder / 'results')
     quick, key = (fingerprint(e, folder / 'repository') for e in (fake_plan.QUICK, fake_plan.TRAINED))
     assert store.has(quick)
     assert not store.has(key)
     wait_for(lambda: unlocked(trained), 120)  # the orphaned training has been ended with its runner
 
-    second = start(folder)
-    output, _ = second.communicate(timeout=600)
-    assert second.returncode == 0, output
+    assert fake_plan.main(folder) == 0, trained.log.read_text()
     assert (folder / 'repository' / 'calls.txt').read_text() == 'quick\n', 'a finished experiment is not repeated'
     log = trained.log.read_text()
     assert 'resumed epoch: 1' in log or 'resumed epoch: 2' in log
@@ -90,11 +82,6 @@ def test_killed_runner_loses_nothing_and_training_goes_on(folder: Path) -> None:
     assert 0 < result['metrics']['coco/bbox_mAP'] < 1
     assert len(result['checkpoint_sha256']) == 64
     assert {'versions', 'device', 'minutes', 'command'} <= set(result)
-    evaluated = replace(fake_plan.EVALUATED, probe='fake_plan:probe')
-    other = store.read(fingerprint(evaluated, folder / 'repository'))
-    assert other['extras'] == {'noise': 4.0}
-    assert other['checkpoint_sha256'] == result['checkpoint_sha256']
-    assert other['metrics'] != result['metrics']
     assert set(store.matches(key)) == {'bbox', 'segm'}
     assert str(folder) not in json.dumps(result), 'no path of the machine in a result'
 
@@ -106,7 +93,7 @@ def test_killed_runner_loses_nothing_and_training_goes_on(folder: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_missing_checkpoint_is_trained_again_without_a_second_result(folder: Path) -> None:
+def test_a_trained_checkpoint_is_evaluated_and_missed_when_it_is_gone(folder: Path) -> None:
     trained, stage = place(folder, fake_plan.TRAINED), Stage('s', 's', [fake_plan.TRAINED], hours=0)
     found = fake_plan.runner(folder)
     assert found.run([stage]) == 0
@@ -115,20 +102,27 @@ def test_missing_checkpoint_is_trained_again_without_a_second_result(folder: Pat
     result = found.store.path(fingerprint(fake_plan.TRAINED, folder / 'repository'))
     before = result.stat().st_mtime_ns
     assert found.plan([stage]) == [], 'a checkpoint that nobody needs is not missed'
-    assert found.run([Stage('new', 'one more', [fake_plan.EVALUATED], hours=0)]) == 0
+    evaluated = replace(fake_plan.EVALUATED, probe='fake_plan:probe')
+    assert found.run([Stage('new', 'one more', [evaluated], hours=0)]) == 0
     assert result.stat().st_mtime_ns == before, 'a result is never recomputed'
-    assert found.store.has(fingerprint(fake_plan.EVALUATED, folder / 'repository'))
+    first, other = (found.store.read(fingerprint(e, folder / 'repository')) for e in (fake_plan.TRAINED, evaluated))
+    assert other['extras'] == {'noise': 4.0}
+    assert other['checkpoint_sha256'] == first['checkpoint_sha256']
+    assert other['metrics'] != first['metrics']
 
 
 def test_failure_is_told_and_does_not_stop_the_rest(folder: Path) -> None:
     (folder / 'repository' / 'configs' / 'broken.py').write_text('model = None\n')
+    (folder / 'repository' / 'tools').unlink()
+    (folder / 'repository' / 'tools').mkdir()
+    (folder / 'repository' / 'tools' / 'train.py').write_text('raise ValueError("model is missing")\n')
     bad = Experiment('bad', 'train', config='configs/broken.py', split=None)
     found = fake_plan.runner(folder)
     code = found.run([Stage('s', 's', [bad, replace(fake_plan.EVALUATED, starts_from=bad), fake_plan.QUICK], hours=0)])
     states = {task.experiment.name: task for task in found.tasks}
     assert code == 1
     assert states['bad'].state == FAILED
-    assert 'Error' in states['bad'].message, 'the end of the log is shown'
+    assert 'ValueError: model is missing' in states['bad'].message, 'the end of the log is shown'
     assert states['evaluated'].state == BLOCKED
     assert states['quick'].state == DONE
     assert len(list((folder / 'results').rglob('*.json'))) == 1

@@ -1,12 +1,14 @@
 """The speed benchmark measures what it says: alternation, ratios, and measures that change time but no result."""
 
 import json
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 import two_branch
 import two_branch_steps
+from forked import run_script
 from timing import alternate, peak_above_start, ratios
 
 from mixaq_mmdet.models import TwoBranchSwin
@@ -43,6 +45,11 @@ def test_verdicts_compare_with_the_limits():
 
 
 def test_tables_are_written_beside_the_figures(tmp_path, monkeypatch):
+    def run(command, **options):
+        done = run_script(command[1], command[2:], tmp_path, {}, tmp_path / 'output')
+        return SimpleNamespace(**vars(done), stderr=done.stdout)
+
+    monkeypatch.setattr(two_branch.subprocess, 'run', run)  # the processes that measure memory are forked
     for script, options in (
         (two_branch, ['--sizes', '32x32', '--batches', '1', '--what', 'forward']),
         (two_branch_steps, ['--size', '32x32']),

@@ -1,16 +1,14 @@
 """Training habits: gradients for all, checkpointing, half precision, copies, several processes."""
 
 import copy
-import os
 import pickle
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
+from forked import on_two_ranks
 from mmengine.model import ExponentialMovingAverage
 from stock_twin import TINY, assert_same, images, randomise, run, twins
+from torch.nn.parallel import DistributedDataParallel
 
 from mixaq_mmdet.models import TwoBranchSwin
 
@@ -182,52 +180,23 @@ def test_moving_averages_follow_the_low_norms():
     assert average.eval()(x)[0].shape == model.eval()(x)[0].shape
 
 
-TWO_RANKS = """
-import torch, torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from mixaq_mmdet.models import TwoBranchSwin
-dist.init_process_group('gloo')
-rank = dist.get_rank()
-torch.manual_seed(0)
-model = TwoBranchSwin(embed_dims=8, depths=(1, 2), num_heads=(1, 2), strides=(4, 2), out_indices=(0,), window_size=4)
-parallel = DistributedDataParallel(model)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-torch.manual_seed(rank)
-for low, prune in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.3)):
-    model.sample_ratios(low, prune)
-    sum(out.square().mean() for out in parallel(torch.randn(1, 3, 40, 48))).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-gathered = [torch.empty_like(flat) for _ in range(2)]
-dist.all_gather(gathered, flat)
-assert torch.equal(*gathered)
-dist.barrier()
-dist.destroy_process_group()
-print('trained')
-"""
+def train_rank(rank: int) -> torch.Tensor:
+    """The parameters after steps in which branches of blocks are empty, and different images on each rank."""
+    torch.manual_seed(0)
+    model = TwoBranchSwin(
+        embed_dims=8, depths=(1, 2), num_heads=(1, 2), strides=(4, 2), out_indices=(0,), window_size=4
+    )
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    for low, prune in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.3)):
+        model.sample_ratios(low, prune)
+        sum(out.square().mean() for out in parallel(torch.randn(1, 3, 40, 48))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def test_two_ranks_train_without_find_unused_parameters():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, '-c', TWO_RANKS],
-            env={**shared, 'RANK': str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in ranks:
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output
-            assert 'trained' in output
-    finally:
-        for process in ranks:
-            process.kill()
+def test_two_ranks_train_without_find_unused_parameters(tmp_path):
+    first, second = on_two_ranks(train_rank, tmp_path)
+    assert torch.equal(first, second)

@@ -1,5 +1,7 @@
 """AIQViT: compensation that starts as nothing, a search that repeats, a reconstruction that helps unseen images."""
 
+import copy
+
 import pytest
 import torch
 from tiny_backbone import backbone, images
@@ -38,23 +40,36 @@ def test_zero_initialised_compensation_is_the_base_method_exactly():
         assert torch.equal(a, b)
 
 
-def test_same_seed_same_ranks_and_numbers():
-    first, again = calibrated(search_steps=8), calibrated(search_steps=8)
+@pytest.fixture(scope='module')
+def searched():
+    """A model whose ranks were searched for longer than usual; read only."""
+    return calibrated(search_steps=8)
+
+
+@pytest.fixture(scope='module')
+def rank_two():
+    """A model whose compensations all have rank 2; read only."""
+    return calibrated(2, ranks=[2])
+
+
+def test_same_seed_same_ranks_and_numbers(searched):
+    first, again = searched, calibrated(search_steps=8)
     assert ranks(first) == ranks(again)
     assert len(set(ranks(first).values())) > 1
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
-    other = calibrated(search_steps=8, seed=1)
+    other = calibrated(2, ranks=[4], steps=1, seed=1)
+    same = calibrated(2, ranks=[4], steps=1)
     name = 'stages.0.blocks.0.attn.w_msa.qkv.compensation.up'
-    assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
+    assert not torch.equal(same.state_dict()[name], other.state_dict()[name])
 
 
 def test_a_price_on_ranks_takes_the_smallest_and_ranks_fit_the_layer():
-    model = calibrated(ranks=[0, 2, 100], rank_penalty=1e3, rank_lr=1.0)
+    model = calibrated(2, ranks=[0, 2, 100], rank_penalty=1e3, rank_lr=1.0)
     assert set(ranks(model).values()) == {0}
     qkv = model.stages[0].blocks[0].attn.w_msa.qkv.compensation
     assert qkv.candidates == [0, 2, 8]
-    assert set(ranks(calibrated(ranks=[100])).values()) == {8, 16}
+    assert set(ranks(calibrated(1, ranks=[100], steps=1)).values()) == {8, 16}
 
 
 class FirstBlock:
@@ -112,8 +127,8 @@ def test_reconstruction_lowers_the_error_of_both_branches_on_held_out_images():
 
 
 def test_intervals_are_learned_per_branch():
-    start = calibrated(steps=0)
-    model = calibrated(steps=10)
+    start = calibrated(2, steps=0)
+    model = calibrated(2, ranks=[], steps=10)
     for name, quantizer in model.named_modules():
         if isinstance(quantizer, FocusingQuantizer):
             assert float(quantizer.lower) != float(start.get_submodule(name).lower)
@@ -136,8 +151,8 @@ class _With:
         self.schedule = schedule
 
 
-def test_nothing_trains_outside_and_nothing_stays_attached():
-    model = calibrated()
+def test_nothing_trains_outside_and_nothing_stays_attached(searched):
+    model = searched
     for module in model.modules():
         if isinstance(module, LowRank):
             assert module.mixture is None
@@ -147,8 +162,8 @@ def test_nothing_trains_outside_and_nothing_stays_attached():
     assert not any('compensation' in name or 'attn.high' in name for name in trained)
 
 
-def test_float_mode_is_the_float_model_and_a_float_file_forgets_the_factors():
-    model = calibrated()
+def test_float_mode_is_the_float_model_and_a_float_file_forgets_the_factors(searched):
+    model = copy.deepcopy(searched)
     with torch.no_grad(), quantizer_mode(model, 'float'):
         for a, b in zip(backbone()(images()[0]), model(images()[0]), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -156,8 +171,8 @@ def test_float_mode_is_the_float_model_and_a_float_file_forgets_the_factors():
     assert set(ranks(model).values()) == {0}
 
 
-def test_cost_counts_the_compensation():
-    model = calibrated(ranks=[2])
+def test_cost_counts_the_compensation(rank_two):
+    model = rank_two
     plain = backbone({'method': 'RepQ', **BITS}, low_ratios=0.5)
     added = backbone_bops(model, (64, 64)).macs() - backbone_bops(plain, (64, 64)).macs()
     expected = 0
@@ -176,9 +191,8 @@ def test_cost_counts_the_compensation():
     assert (cost.bits(up).weight, cost.bits(up).high) == (32, 32)
 
 
-def test_table_has_a_line_per_compensation():
-    model = calibrated(ranks=[2])
-    lines = [line for line in summarize(model, {}) if line.quantizer == 'LowRank']
+def test_table_has_a_line_per_compensation(rank_two):
+    lines = [line for line in summarize(rank_two, {}) if line.quantizer == 'LowRank']
     assert len(lines) == 13
     assert (lines[0].layer, lines[0].role) == ('stages.0.blocks.0.attn.w_msa.qkv', 'compensation')
     assert lines[0].range == 'rank 2: 64 parameters, as many MACs per token'
@@ -188,8 +202,8 @@ def test_progress_ends_at_the_announced_number_of_steps():
     steps = []
     model = backbone({'method': 'AIQViT', **BITS, **SHORT})
     calibrator = Calibrator(model, tick=lambda: steps.append(1))
-    calibrator.run(images(2))
-    assert len(steps) == calibrator.steps(2)
+    calibrator.run(images(1))
+    assert len(steps) == calibrator.steps(1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from mixaq_mmdet.quantization.learned_grid import (
     Parameters,
     Part,
     learned_fake_quantize,
+    learned_linear,
     reference_learned_fake_quantize,
 )
 from mixaq_mmdet.quantization.observers import MinMaxRange, Samples
@@ -132,6 +133,43 @@ def test_both_branches_in_one_pass_equal_each_alone():
         for one, other in zip((high, low), apart, strict=True):
             for name, grad in gradients(other).items():
                 torch.testing.assert_close(gradients(one)[name], grad)
+
+
+@pytest.mark.parametrize('count', [0, 2, 5])
+def test_a_linear_layer_behind_it_keeps_the_input_once(count):
+    """The same values and gradients as quantizing, then multiplying, without the quantized input among what is kept."""
+    high, low = quantizer(bits=4), quantizer(bits=2)
+    x, weight, bias = normal(5, TOKENS, CHANNELS), normal(3, CHANNELS, seed=4), normal(3, seed=5)
+    found = []
+    for sparing in (True, False):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        modules = [copy.deepcopy(module) for module in (high, low)]
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            if sparing:
+                out = learned_linear(leaves[0], *leaves[1:], *modules[0]._joined(modules[1], leaves[0], count, None))
+            else:
+                out = torch.nn.functional.linear(modules[0].with_low(modules[1], leaves[0], count), *leaves[1:])
+        (out * normal(*out.shape, seed=6)).sum().backward()
+        found.append([out, *[p.grad for p in [*leaves, *modules[0].parameters(), *modules[1].parameters()]]])
+        assert kept.count(x.numel()) == (1 if sparing else 2)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_layers_train_by_the_sparing_product(monkeypatch):
+    calls = []
+    module = 'mixaq_mmdet.quantization.quantizers.learned'
+    monkeypatch.setattr(f'{module}.learned_linear', lambda *arguments: calls.append(1) or learned_linear(*arguments))
+    model = calibrated('OFQ', low_ratios=0.5)
+    (tiling,) = images(1, size=(64, 64))
+    model.train()(tiling)
+    assert len(calls) == 4 * 3  # qkv, proj and two of the FFN in each of three blocks
+    with torch.no_grad():
+        model(tiling)
+    with torch.autocast('cpu', torch.bfloat16):
+        sum(out.float().sum() for out in model(tiling)).backward()
+    assert len(calls) == 4 * 3
 
 
 def test_an_empty_branch_has_gradients_of_zero():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import load_checkpoint
 from swin_dialects import MicrosoftSwin, mmcv_names, randomise
 from tiny_detector import tiny_mask_rcnn
+from tool_process import run_tool
 from torch import nn
 
 from mixaq_mmdet.engine.checkpoint_conversion import build_model, convert_checkpoint
@@ -274,8 +273,8 @@ def test_the_result_is_whole_or_absent(tmp_path, detector, monkeypatch):
 def test_command_line(tmp_path, config, detector):
     source = saved(tmp_path / 'src.pth', state_dict=detector)
     script, arguments = ROOT / 'tools/convert_checkpoint.py', [str(source), str(tmp_path / 'dst.pth')]
-    command = [sys.executable, str(script), *arguments, '--config', str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_tool(script.name, *arguments, '--config', config, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
     assert 'swin-object-detection checkpoint, weights from state_dict' in done.stdout
     assert 'window_size=4' in done.stdout
     assert f'wrote {len(detector)} tensors' in done.stdout

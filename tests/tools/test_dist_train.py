@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from forked import free_port
 from tiny_detector import tiny_config, tiny_mask_rcnn
-from tool_process import logged_losses, run_tool
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
+from tool_process import logged_losses, run_on_two_ranks, run_tool
 
 
 @pytest.fixture
@@ -43,7 +37,7 @@ def test_two_cpu_ranks_train_validate_and_resume(two_epoch_config, tmp_path):
     assert sorted(losses) == [1, 2, 3, 4]
 
     flags = ('--work-dir', resumed, '--resume', whole / 'epoch_1.pth', '--cfg-options', 'train_cfg.val_interval=9')
-    second = run_tool('dist_train.sh', 'tiny.py', '2', *flags, cwd=tmp_path, PORT=free_port())
+    second = run_on_two_ranks('train.py', 'tiny.py', *flags, cwd=tmp_path)
     assert second.returncode == 0, second.stdout
     assert logged_losses(resumed) == pytest.approx({step: losses[step] for step in (3, 4)}, abs=1e-4)
 

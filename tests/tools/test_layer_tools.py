@@ -25,7 +25,7 @@ UNIFORM = dict(method='RepQ', w_bits=4, a_bits=4)
 @pytest.fixture
 def files(tiny_cfg, tmp_path):
     """A config and a float checkpoint."""
-    tiny_cfg.model.backbone.update(type='TwoBranchSwin', drop_path_rate=0.0)
+    tiny_cfg.model.backbone.update(type='TwoBranchSwin', drop_path_rate=0.0, depths=(2, 1, 1, 1))
     with DefaultScope.overwrite_default_scope('mmdet'):
         torch.manual_seed(0)
         model = MODELS.build(tiny_cfg.model).eval()

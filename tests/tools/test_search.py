@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import start_script
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from tiny_detector import tiny_config, write_tiny_coco
-from tool_process import TOOLS, load_tool, run_process, run_tool
+from tool_process import TOOLS, load_tool, run_on_two_ranks, run_tool
 
 from mixaq_mmdet.engine.calibration import Calibrator
 
@@ -56,20 +53,15 @@ def scores(folder: Path) -> list[dict]:
 
 
 def test_killed_search_resumes_to_the_same_end(searched, whole, tmp_path):
-    command = [sys.executable, TOOLS / 'search.py', *searched, *ARGUMENTS]
-    killed = subprocess.Popen(
-        [str(part) for part in [*command, '--work-dir', tmp_path / 'killed']],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    arguments = [*searched, *ARGUMENTS, '--work-dir', tmp_path / 'killed']
+    killed = start_script(TOOLS / 'search.py', arguments, tmp_path, {}, tmp_path / 'output')
     history = tmp_path / 'killed' / 'history.jsonl'
-    while killed.poll() is None and not (history.exists() and history.read_bytes().count(b'\n') >= 3):
+    while killed.is_alive() and not (history.exists() and history.read_bytes().count(b'\n') >= 3):
         time.sleep(0.02)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     kept = history.read_bytes().rsplit(b'\n', 1)[0]
-    resumed = run_process(*command, '--work-dir', tmp_path / 'killed', '--resume', cwd=tmp_path)
+    resumed = run_tool('search.py', *arguments, '--resume', cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout
     assert history.read_bytes().startswith(kept)
     assert scores(tmp_path / 'killed') == scores(whole)
@@ -89,9 +81,7 @@ def test_ready_config_is_within_the_budget_and_tells_its_cost(searched, whole, t
 
 
 def test_two_ranks_find_the_same(searched, whole, tmp_path):
-    launch = (sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29713')
-    command = (TOOLS / 'search.py', *searched, *ARGUMENTS, '--work-dir', 'two', '--launcher', 'pytorch')
-    two = run_process(*launch, *command, cwd=tmp_path)
+    two = run_on_two_ranks('search.py', *searched, *ARGUMENTS, '--work-dir', 'two', cwd=tmp_path)
     assert two.returncode == 0, two.stdout
     assert scores(tmp_path / 'two') == scores(whole)
     assert two.stdout.count('chosen (*)') == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tensorboard.backend.event_processing import event_accumulator
 from tiny_detector import tiny_config, tiny_mask_rcnn
-from tool_process import logged_losses, run_tool
+from tool_process import logged_losses, run_on_two_ranks, run_tool
 
 from mixaq_mmdet.engine.ratio_sampling import RatioSampler
 from mixaq_mmdet.registry import MODELS
@@ -140,10 +139,9 @@ def test_two_ranks_share_ratios_and_parameters(config_file, tmp_path):
     cfg.train_cfg.update(max_iters=3, val_interval=9)
     cfg.randomness = {'seed': 0, 'diff_rank_seed': True}
     cfg.dump(config_file)
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        environment = {'PORT': str(probe.getsockname()[1]), 'PYTHONPATH': str(tmp_path)}
-    run = run_tool('dist_train.sh', 'tiny.py', '2', '--work-dir', tmp_path / 'ranks', cwd=tmp_path, **environment)
+    run = run_on_two_ranks(
+        'train.py', 'tiny.py', '--work-dir', tmp_path / 'ranks', cwd=tmp_path, PYTHONPATH=str(tmp_path)
+    )
     assert run.returncode == 0, run.stdout
     first, second = written(tmp_path, 0, range(1, 4)), written(tmp_path, 1, range(1, 4))
     assert [tuple(step['ratios']) for step in first] == [tuple(step['ratios']) for step in second] == drawn(3)

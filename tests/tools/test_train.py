@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from tiny_detector import tiny_config, tiny_mask_rcnn
-from tool_process import load_tool, logged_losses, run_process, run_tool
+from tool_process import load_tool, logged_losses, run_tool
 
 from mixaq_mmdet.engine import command_line
 
@@ -58,7 +58,7 @@ def test_killed_run_resumes_as_if_uninterrupted_under_the_stock_tool(train_cfg_f
     assert resumed.returncode == 0, resumed.stdout
     assert 'random states restored' in resumed.stdout
 
-    stock = run_process(sys.executable, STOCK_TRAIN, 'tiny.py', '--work-dir', tmp_path / 'whole', cwd=tmp_path)
+    stock = run_tool(str(STOCK_TRAIN), 'tiny.py', '--work-dir', tmp_path / 'whole', cwd=tmp_path)
     assert stock.returncode == 0, stock.stdout
     expected = logged_losses(tmp_path / 'whole')
     assert sorted(expected) == [1, 2, 3, 4, 5, 6]
@@ -100,7 +100,7 @@ def test_resume_finds_the_checkpoint_of_a_moved_folder(tiny_cfg, tmp_path):
     (work_dir / 'last_checkpoint').write_text('/old/place/epoch_3.pth')
     with pytest.raises(ValueError, match='last_checkpoint names'):
         command_line.apply_resume(tiny_cfg, 'auto')
-    (work_dir / 'epoch_3.pth').touch()
+    torch.save({'state_dict': {}}, work_dir / 'epoch_3.pth')
     command_line.apply_resume(tiny_cfg, 'auto')
     assert (tiny_cfg.resume, tiny_cfg.load_from) == (True, str(work_dir / 'epoch_3.pth'))
 
