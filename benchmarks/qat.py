@@ -17,13 +17,14 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -38,7 +39,7 @@ from mixaq_mmdet.quantization.learned_grid import MIN_STEP, Parameters, Part
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, CLASSES, BOXES = 256, 10, 6
 LIMITS = {'time': 1.5, 'memory': 1.4}
-PATCHED = 'mixaq_mmdet.quantization.quantizers.learned.learned_fake_quantize'
+PATCHED = 'mixaq_mmdet.quantization.quantizers.learned'
 
 
 def naive(x: Tensor, parts: Sequence[Part], parameters: Sequence[Parameters], out: Tensor | None = None) -> Tensor:
@@ -101,13 +102,24 @@ def make_step(arm: str, batch: int) -> Callable[[int], None]:
     def step(draw: int) -> None:
         if backbone is not None:
             backbone.sample_ratios(*sampler.draw(backbone.num_pairs, draw))
-        replaced = patch(PATCHED, ARMS[arm]) if ARMS[arm] is not None else nullcontext()
-        with replaced:
+        with operations_of(arm):
             losses, _ = model.parse_losses(model.loss(data['inputs'], data['data_samples']))
             losses.backward()
         model.zero_grad(set_to_none=True)
 
     return step
+
+
+def operations_of(arm: str) -> AbstractContextManager[Any]:
+    """Replace our operations by those of a rival."""
+    quantize = ARMS[arm]
+    if quantize is None:
+        return nullcontext()
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *grid: Any) -> Tensor:
+        return F.linear(quantize(x, *grid), weight, bias)
+
+    return patch.multiple(PATCHED, learned_fake_quantize=quantize, learned_linear=linear)
 
 
 class Record:

@@ -70,6 +70,14 @@ class BranchQuantizers(nn.Module):
         real = getattr(split, 'real', None)
         return torch.where(real.unsqueeze(-1), out, x) if self.keep_padding and real is not None else out
 
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, split: Split | None = None) -> Tensor:
+        """``F.linear`` of the quantized ``x``; in training a quantizer may spare itself keeping it."""
+        keeps = self.keep_padding and getattr(split, 'real', None) is not None
+        spares = self.high.spares_linear and not keeps and torch.is_grad_enabled()
+        if not spares or split is None or self.low is None or not self.high.mode == self.low.mode == 'quantize':
+            return F.linear(self(x, split), weight, bias)
+        return self.high.linear_with_low(self.low, x, split.high, weight, bias, getattr(split, 'slots', None))
+
     def _quantize_branches(self, x: Tensor, split: Split) -> Tensor:
         assert self.low is not None
         slots = getattr(split, 'slots', None)
@@ -174,12 +182,14 @@ class QuantLinear(QuantWeight, nn.Linear):
 
     def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        x = self.input_quant(x, split)
-        out = F.linear(x, self.quantized_weight(), self.bias)
+        weight = self.quantized_weight()
         # with a float weight there is nothing to compensate
-        if self.compensation is None or getattr(self.weight_quant, 'mode', None) == 'float':
-            return out
-        return self.compensation(x, out)
+        if self.compensation is not None and getattr(self.weight_quant, 'mode', None) != 'float':
+            x = self.input_quant(x, split)
+            return self.compensation(x, F.linear(x, weight, self.bias))
+        if isinstance(self.input_quant, BranchQuantizers):
+            return self.input_quant.linear(x, weight, self.bias, split)
+        return F.linear(self.input_quant(x, split), weight, self.bias)
 
 
 class QuantConv2d(QuantWeight, nn.Conv2d):

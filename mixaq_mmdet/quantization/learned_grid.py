@@ -3,7 +3,8 @@
 LSQ (arXiv 1902.08153) with the two offsets of OFQ (arXiv 2302.02210): x^ = s round(clip((x + b1) / s, Qn, Qp)) + b2.
 With u = (x + b1) / s and I = [Qn <= u <= Qp]: dx^/dx = dx^/db1 = I, dx^/db2 = 1, dx^/ds = round(clip(u)) - u I.
 
-Only the input is kept for the backward. On a CPU the work is done a cacheful of entries at a time.
+Only the input is kept for the backward, of a linear layer behind it, too: that quantizes its input again instead of
+keeping it twice. On a CPU the work is done a cacheful of entries at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -63,6 +65,21 @@ def learned_fake_quantize(
     return _values(x, parts, parameters, torch.empty_like(x) if out is None else out)
 
 
+def learned_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, parts: Sequence[Part], parameters: Sequence[Parameters]
+) -> Tensor:
+    """``F.linear(learned_fake_quantize(x, parts, parameters), weight, bias)``; the backward keeps ``x`` alone.
+
+    Args:
+        x: (entries, .., C), of the same type as the weight.
+        weight: (D, C), as the product shall use it.
+        bias: (D,).
+        parts: as in :func:`learned_fake_quantize`.
+        parameters: likewise.
+    """
+    return _LearnedLinear.apply(x, weight, bias, tuple(parts), *[tensor for group in parameters for tensor in group])
+
+
 def _values(x: Tensor, parts: Sequence[Part], parameters: Sequence[Parameters], out: Tensor) -> Tensor:
     for part, (step, before, after) in zip(parts, parameters, strict=True):
         for start, stop in _chunks(x, part):
@@ -111,11 +128,45 @@ class _LearnedGrid(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, *tensors = ctx.saved_tensors
-        grad_x = torch.empty_like(grad, dtype=x.dtype) if ctx.needs_input_grad[0] else None
-        grads: list[Tensor | None] = []
-        for part, parameters in zip(ctx.parts, _grouped(tensors), strict=True):
-            grads += _part_gradients(x, grad, grad_x, part, parameters)
+        grad_x, grads = _gradients(x, grad, ctx.parts, tensors, ctx.needs_input_grad[0])
         return grad_x, None, *grads
+
+
+class _LearnedLinear(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, parts: tuple[Part, ...], *tensors: Tensor | None
+    ) -> Tensor:
+        ctx.parts = parts
+        ctx.save_for_backward(x, weight, *tensors)
+        return F.linear(_values(x, parts, _grouped(tensors), torch.empty_like(x)), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, weight, *tensors = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:
+            again = _values(x, ctx.parts, _grouped(tensors), torch.empty_like(x))
+            grad_weight = rows.t() @ again.view(-1, x.shape[-1])
+            del again
+        if ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(0)
+        to_input = (rows @ weight).view(x.shape)
+        grad_x, grads = _gradients(x, to_input, ctx.parts, tensors, ctx.needs_input_grad[0])
+        return grad_x, grad_weight, grad_bias, None, *grads
+
+
+def _gradients(
+    x: Tensor, grad: Tensor, parts: tuple[Part, ...], tensors: Sequence[Tensor | None], for_x: bool
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradient of the input, if wanted, and of every part's step and offsets; ``grad`` is that of the output."""
+    grad_x = torch.empty_like(grad, dtype=x.dtype) if for_x else None
+    grads: list[Tensor | None] = []
+    for part, parameters in zip(parts, _grouped(tensors), strict=True):
+        grads += _part_gradients(x, grad, grad_x, part, parameters)
+    return grad_x, grads
 
 
 def _part_gradients(
@@ -132,10 +183,11 @@ def _part_gradients(
         scaled = _scaled(x[start:stop], own, before)
         clipped = scaled.clamp(part.lowest, part.highest)
         inside = torch.eq(scaled, clipped).to(own.dtype)  # numbers multiply faster than booleans
-        direct = grad_x is not None and grad_x.dtype == own.dtype
-        to_input = torch.mul(upstream, inside, out=grad_x[start:stop] if direct else None)
-        if grad_x is not None and not direct:
-            grad_x[start:stop].copy_(to_input)
+        target = None if grad_x is None else grad_x[start:stop]
+        direct = target is not None and target.dtype == own.dtype
+        to_input = torch.mul(upstream, inside, out=target if direct else None)
+        if target is not None and not direct:
+            target.copy_(to_input)
         if before is not None and grad_before is not None:
             grad_before += to_input.sum_to_size(before.shape)
         if after is not None and grad_after is not None:

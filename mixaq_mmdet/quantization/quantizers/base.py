@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import check_bits
@@ -50,6 +51,8 @@ class Quantizer(nn.Module):
     bit_width: Tensor
     knows_slots = False
     """Whether ``_grid`` takes a third argument: the places of tokens where dimension 0 counts tokens, not windows."""
+    spares_linear = False
+    """Whether training spares memory by ``linear_with_low``."""
 
     def __init__(
         self,
@@ -106,6 +109,12 @@ class Quantizer(nn.Module):
         """Quantize the first ``high`` entries of ``x`` as this quantizer, the rest as ``low``; both may be empty."""
         high_slots, low_slots = (None, None) if slots is None else (slots[:high], slots[high:])
         return torch.cat([self(x[:high], slots=high_slots), low(x[high:], slots=low_slots)])
+
+    def linear_with_low(
+        self, low: Quantizer, x: Tensor, high: int, weight: Tensor, bias: Tensor | None, slots: Tensor | None = None
+    ) -> Tensor:
+        """``F.linear`` of what :meth:`with_low` returns."""
+        return F.linear(self.with_low(low, x, high, slots), weight, bias)
 
     @abstractmethod
     def _grid(self, x: Tensor, out: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import QUANTIZERS
-from ..learned_grid import MIN_STEP, Parameters, Part, learned_fake_quantize
+from ..learned_grid import MIN_STEP, Parameters, Part, learned_fake_quantize, learned_linear
 from ..observers import Samples
 from .base import Quantizer, RangeFinder
 
@@ -32,6 +32,7 @@ class LearnedQuantizer(Quantizer):
     """
 
     knows_slots = True
+    spares_linear = True
 
     def __init__(
         self,
@@ -58,13 +59,28 @@ class LearnedQuantizer(Quantizer):
 
     def with_low(self, low: Quantizer, x: Tensor, high: int, slots: Tensor | None = None) -> Tensor:
         """As in every quantizer, in one pass over both branches' entries."""
-        same = isinstance(low, LearnedQuantizer) and self.usable() and low.usable()
-        if not same or x.dim() == 0:
+        if not self._joins(low, x):
             return super().with_low(low, x, high, slots)
+        return learned_fake_quantize(x, *self._joined(low, x, high, slots))
+
+    def linear_with_low(
+        self, low: Quantizer, x: Tensor, high: int, weight: Tensor, bias: Tensor | None, slots: Tensor | None = None
+    ) -> Tensor:
+        """As in every quantizer, keeping the quantized input only where autocast chooses the product's type."""
+        if not self._joins(low, x) or torch.is_autocast_enabled(x.device.type) or x.dtype != weight.dtype:
+            return super().linear_with_low(low, x, high, weight, bias, slots)
+        return learned_linear(x, weight, bias, *self._joined(low, x, high, slots))
+
+    def _joins(self, low: Quantizer, x: Tensor) -> bool:
+        return isinstance(low, LearnedQuantizer) and self.usable() and low.usable() and x.dim() > 0
+
+    def _joined(
+        self, low: Quantizer, x: Tensor, high: int, slots: Tensor | None
+    ) -> tuple[list[Part], list[Parameters]]:
         assert isinstance(low, LearnedQuantizer)
         slots_high, slots_low = (None, None) if slots is None else (slots[:high], slots[high:])
         parts = [self._part(x, 0, high, slots), low._part(x, high, x.shape[0], slots)]
-        return learned_fake_quantize(x, parts, [self._group(x, slots_high), low._group(x, slots_low)])
+        return parts, [self._group(x, slots_high), low._group(x, slots_low)]
 
     def _part(self, x: Tensor, start: int, stop: int, slots: Tensor | None) -> Part:
         scale = 1 / math.sqrt(self.highest * self._elements(x, slots))
