@@ -9,7 +9,7 @@ from ..stage import Stage
 CONFIG = 'configs/mini/mask-rcnn_swin-mini_float.py'
 ALIGNED_CONFIG = 'configs/mini/mask-rcnn_swin-mini_float-aligned.py'
 SHIPPED = 'checkpoints/mask-rcnn_swin-mini_float.pth'
-# what the shipped model was before two epochs of window alignment
+# what the shipped model was before an epoch of window alignment
 PLAIN = 'checkpoints/mask-rcnn_swin-mini_plain.pth'
 SEVERITIES = (1, 3, 5)
 

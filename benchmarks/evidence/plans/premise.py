@@ -86,8 +86,8 @@ def markdown(summary: dict[str, Any]) -> str:
     return f"""# With and without the premise
 
 MixA-Q presumes that windows with large activations hold the objects. In the small detector as its stock losses trained
-it, two stages do the opposite ([preconditions](preconditions.md) has the shipped model). So it was trained on for two
-epochs with an auxiliary loss that ranks windows by the object area in them (`WindowAlignedMaskRCNN`, ours); the result
+it, two stages do the opposite ([preconditions](preconditions.md) has the shipped model). So it was trained on for an
+epoch with an auxiliary loss that ranks windows by the object area in them (`WindowAlignedMaskRCNN`, ours); the result
 is the float model that every other page starts from. The claims about rankings were first made, and contradicted, on
 the model before: they stand here, so that nobody takes the premise for a property of any Swin.
 
