@@ -279,6 +279,16 @@ class TestEveryTrainedMethod:
         low = [p.grad for name, p in model.named_parameters() if '.low.' in name]
         assert any(grad.any() for grad in low) == (ratio > 0)
 
+    def test_recomputation_changes_no_gradient(self, method):
+        """Checkpointed blocks (``with_cp``) run twice; custom backwards must find what they kept."""
+        grads = []
+        for with_cp in (False, True):
+            model = calibrated(method, with_cp=with_cp, drop_path_rate=0.0, low_ratios=0.5).train()
+            sum(out.square().sum() for out in model(torch.cat(images()))).backward()
+            grads.append(gradients(model))
+        for name, grad in grads[0].items():
+            torch.testing.assert_close(grads[1][name], grad, msg=lambda text, name=name: f'{name}: {text}')
+
     def test_state(self, method):
         source = calibrated(method)
         target = backbone({'method': method, 'w_bits': 4, 'a_bits': 4, 'low_a_bits': 2}, seed=3)

@@ -61,7 +61,8 @@ class ExactResumeHook(Hook):
 
     The promise holds for checkpoints at the end of an epoch in epoch-based loops and for those of CheckpointHook in
     iteration-based ones, with ``num_workers=0`` and the same number of ranks; otherwise a warning says what is lost.
-    Data sets and transforms that keep a state of their own (CachedMosaic and its like) are outside.
+    Data sets and transforms that keep a state of their own (CachedMosaic and its like) are outside, and so are the
+    gradients of an unfinished update: let the checkpoint's ``interval`` be a multiple of ``accumulative_counts``.
     """
 
     # Just before CheckpointHook (VERY_LOW, 90): whatever draws numbers before it saves has done so by then.
