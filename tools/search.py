@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
 from mixaq_mmdet.search import layer_run
 
 
@@ -51,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
         cfg = command_line.load_config(args)
         command_line.check_checkpoint(args.checkpoint, 'checkpoint')
         if args.allocate:
-            layer_run.run(cfg, args)
+            check_work_dir(cfg.work_dir)
+            with naming_annotations(cfg):
+                layer_run.run(cfg, args)
             return
         from mixaq_mmdet.search.run import Settings, run_search
 
@@ -65,7 +68,9 @@ def main(argv: list[str] | None = None) -> None:
             edited=bool(args.cfg_options),
             **{name: getattr(args, name) for name in names.split()},
         )
-        run_search(cfg, settings)
+        check_work_dir(settings.work_dir)
+        with naming_annotations(cfg):
+            run_search(cfg, settings)
     except ValueError as error:
         sys.exit(f'error: {error}')
 

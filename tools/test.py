@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.deploy.files import check_integer_checkpoint
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
 
 FLIP_META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 FLIP_TTA = dict(
@@ -82,18 +83,20 @@ def main(argv: list[str] | None = None) -> None:
         cfg = command_line.load_config(args)
         cfg.load_from = command_line.check_checkpoint(args.checkpoint, 'checkpoint')
         check_integer_checkpoint(cfg, args.checkpoint)
+        check_work_dir(cfg.work_dir)
         if args.show or args.show_dir:
             draw_predictions(cfg, args)
         if args.tta:
             augment_test(cfg)
     except ValueError as error:
         sys.exit(f'error: {error}')
-    runner = command_line.build_runner(cfg)
-    if args.out:
-        from mmdet.evaluation import DumpDetResults
+    with naming_annotations(cfg):
+        runner = command_line.build_runner(cfg)
+        if args.out:
+            from mmdet.evaluation import DumpDetResults
 
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import sys
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,9 +36,13 @@ def main(argv: list[str] | None = None) -> None:
         if args.auto_scale_lr:
             command_line.apply_auto_scale_lr(cfg)
         command_line.apply_resume(cfg, args.resume)
+        if cfg.get('load_from'):
+            command_line.check_checkpoint(cfg.load_from, 'load_from')
+        check_work_dir(cfg.work_dir)
     except ValueError as error:
         sys.exit(f'error: {error}')
-    command_line.build_runner(cfg).train()
+    with naming_annotations(cfg):
+        command_line.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

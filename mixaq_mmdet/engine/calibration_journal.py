@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
 from torch import nn
 
 from .atomic_file import write_whole
+from .damaged_files import TORN
 
 
 class BlockJournal:
@@ -34,7 +36,7 @@ class BlockJournal:
         self.folder = folder
         if is_main_process():
             key_file = folder / 'key.txt'
-            if not key_file.exists() or key_file.read_text() != key:
+            if not key_file.exists() or key_file.read_bytes() != key.encode():
                 self.clear()
                 write_whole(key_file, key)
         found = [{path.name for path in folder.glob('*.pt')}]
@@ -45,13 +47,20 @@ class BlockJournal:
         return len(self._finished)
 
     def restore(self, number: int, block: nn.Module) -> dict[str, float] | None:
-        """Load a finished block's state; returns its dB by quantizer, or None if it is not finished."""
+        """Load a finished block's state; returns its dB by quantizer, or None if it is not finished or unreadable."""
         path = self._path(number)
         if path.name not in self._finished:
             return None
-        saved = torch.load(path, map_location='cpu', weights_only=True)
-        block.load_state_dict(saved['state'])
-        return saved['noise']
+        try:
+            saved = torch.load(path, map_location='cpu', weights_only=True)
+            state, noise = saved['state'], saved['noise']
+        except TORN as error:
+            print_log(
+                f'calibration: {path} cannot be read ({type(error).__name__}); its block is fitted anew', 'current'
+            )
+            return None
+        block.load_state_dict(state)
+        return noise
 
     def record(self, number: int, block: nn.Module, noise: dict[str, float]) -> None:
         """Keep a block that has just been finished."""

@@ -11,6 +11,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from .damaged_files import check_readable
 from .distributed import setup_distributed
 
 
@@ -44,6 +45,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    if not cfg.get('model'):
+        raise ValueError(f'config {args.config!r} has no model; give the config of a detector')
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -53,9 +56,11 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def check_checkpoint(path: str, field: str) -> str:
-    """``path`` itself; a ValueError if it is a local path where nothing lies."""
-    if '://' not in path and not Path(path).expanduser().is_file():
-        raise ValueError(f'{field} {path!r} is not a file; relative paths start at {Path.cwd()}')
+    """``path`` itself; a ValueError if it is a local path where no readable checkpoint lies."""
+    if '://' not in path:
+        if not Path(path).expanduser().is_file():
+            raise ValueError(f'{field} {path!r} is not a file; relative paths start at {Path.cwd()}')
+        check_readable(path, field)
     return path
 
 

@@ -39,7 +39,12 @@ def check_saved_config(module: nn.Module, state_dict: dict[str, Any], prefix: st
         if present is not None:
             state_dict[key] = present
         return
-    there = decode_config(saved)
+    try:
+        there = decode_config(saved)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'the {buffer!r} of the checkpoint is damaged; take an earlier one, or calibrate anew'
+        ) from error
     if present is None:
         raise ValueError(
             f'the checkpoint holds a quantized model, but {field} is absent: its weights mean nothing without their '

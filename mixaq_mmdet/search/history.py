@@ -35,9 +35,9 @@ class History:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = self._whole_lines(path) if path.exists() else []
         if lines:
-            self._check(json.loads(lines[0])['subject'], json.loads(json.dumps(subject)))
-            for line in lines[1:]:
-                record = json.loads(line)
+            records = [self._read(number, line) for number, line in enumerate(lines, start=1)]
+            self._check(records[0], json.loads(json.dumps(subject)))
+            for record in records[1:]:
                 self.scores[Candidate(tuple(record['low']), tuple(record['prune']))] = record['scores']
         else:
             self._append({'subject': subject})
@@ -64,13 +64,22 @@ class History:
         finally:
             os.close(handle)
 
+    def _read(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+            return record['subject'] if number == 1 else {key: record[key] for key in ('low', 'prune', 'scores')}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{self.path}: line {number} is damaged ({error}); delete the line, or give another --work-dir'
+            ) from error
+
     @staticmethod
-    def _whole_lines(path: Path) -> list[str]:
+    def _whole_lines(path: Path) -> list[bytes]:
         content = path.read_bytes()
         whole = content[: content.rfind(b'\n') + 1]
         if len(whole) < len(content):
             os.truncate(path, len(whole))
-        return whole.decode().splitlines()
+        return whole.splitlines()
 
     def _check(self, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         differing = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))

@@ -18,6 +18,7 @@ from mixaq_mmdet.analysis.layer_plot import plot_layers
 from mixaq_mmdet.analysis.layer_sensitivity import layer_sensitivity
 from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibrated import calibrated_detector, loaded_detector, preprocessed
+from mixaq_mmdet.engine.damaged_files import read_json
 from mixaq_mmdet.engine.environment import device, versions
 
 from .allocation import bit_overrides
@@ -95,7 +96,10 @@ def _stored(path: Path | None, key: str) -> Any:
         return None
     if not path.is_file():
         raise ValueError(f'--{key} {str(path)!r} is not a file; write it with tools/analyze.py {key}')
-    return json.loads(path.read_text())[key]
+    content = read_json(path, f'write it again with tools/analyze.py {key}')
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(f'--{key} {str(path)!r} holds no {key!r}; give what tools/analyze.py {key} wrote')
+    return content[key]
 
 
 def _write(

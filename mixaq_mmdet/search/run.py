@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 
 from mixaq_mmdet.analysis.latency import LatencyTable, measure
 from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.engine.damaged_files import read_json
 from mixaq_mmdet.models.backbone_cost import swin_spec
 
 from . import nsga, report, surrogate
@@ -127,7 +128,7 @@ def latency_table(backbone: Any, shape: tuple[int, int], settings: Settings) -> 
     if is_main_process():
         if not (settings.resume and path.is_file()):
             write_whole(path, json.dumps(measure(backbone, shape).as_dict(), indent=1) + '\n')
-        shared = [json.loads(path.read_text())]
+        shared = [read_json(path, 'delete it: it is measured again')]
     broadcast_object_list(shared)
     table = LatencyTable.from_dict(shared[0])
     if table.shape != shape:

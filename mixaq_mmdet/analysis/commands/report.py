@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mixaq_mmdet.analysis.model_config import usual_shape
 from mixaq_mmdet.analysis.page import absent, html_table, maps_data, page, section
 from mixaq_mmdet.analysis.study import evaluation_loader
 from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.engine.damaged_files import read_json
 
 GIGA = 1e9
 
@@ -108,7 +108,7 @@ def sensitivity_section(work_dir: Path) -> str:
     if not found:
         command = f'python tools/analyze.py sensitivity CONFIG CHECKPOINT --work-dir {work_dir}'
         return section('Sensitivity', absent('No sensitivity.json below the work folder.', command))
-    study = json.loads(found[-1].read_text())
+    study = read_json(found[-1], 'delete it, or write it again with tools/analyze.py sensitivity')
     header = ['windows run', 'pair', *[f'ratio {ratio:g}' for ratio in study['ratios']]]
     rows = [[arm, pair + 1, *row] for arm, pairs in study['arms'].items() for pair, row in enumerate(pairs)]
     picture = found[-1].with_suffix('.png')
@@ -122,7 +122,7 @@ def sensitivity_section(work_dir: Path) -> str:
 def front_points(work_dir: Path) -> tuple[list[dict[str, Any]], str]:
     """The newest search's front as cost and AP, and what the quality is called."""
     found = sorted(work_dir.rglob('search_*.json'), key=lambda path: path.stat().st_mtime)
-    front = json.loads(found[-1].read_text()).get('front', []) if found else []
+    front = read_json(found[-1], 'delete it, or search again').get('front', []) if found else []
     key, name = ('map', 'box AP') if all('map' in row for row in front) else ('proxy', 'feature error')
     points = [
         {'cost': row['bops'], 'ap': row[key], 'low': row['low_ratios'], 'prune': row['prune_ratios']}
