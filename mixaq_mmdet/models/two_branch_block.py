@@ -146,7 +146,9 @@ class TwoBranchSwinBlock(SwinBlock):
             return high(tokens)
         if run.high_tokens == 0:
             return low(tokens)
-        return torch.cat((high(tokens[: run.high_tokens]), low(tokens[run.high_tokens :])))
+        # split, not two slices: one gradient is put together instead of two summed
+        of_high, of_low = tokens.split((run.high_tokens, len(tokens) - run.high_tokens))
+        return torch.cat((high(of_high), low(of_low)))
 
     def _real_tokens(self, run: Run) -> Tensor | None:
         """(windows, tokens) bool, False for padding; None if there is none."""
