@@ -19,24 +19,36 @@ from typing import Any
 from mmengine.config import Config
 from timing import describe_device
 
-from mixaq_mmdet.analysis.commands.latency import check, ready
+from mixaq_mmdet.analysis.commands.latency import check, converted, ready
 from mixaq_mmdet.analysis.latency import CLOCKS, measure
 from mixaq_mmdet.analysis.model_config import build_backbone
 from mixaq_mmdet.engine.atomic_file import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
+MINI = 'configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w4a8.py'
+SWIN_T = 'configs/mixaq/mask-rcnn_swin-t_mixaq-ptq-w4a8.py'
+# config, input size, whether it is converted to integers
 SUBJECTS = {
-    'mini, W4A8 with A4 low': ('configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w4a8.py', (256, 256)),
-    'Swin-T, W4A8 with A4 low': ('configs/mixaq/mask-rcnn_swin-t_mixaq-ptq-w4a8.py', (800, 1216)),
-    'Swin-T, float': ('configs/mixaq/mask-rcnn_swin-t_float.py', (800, 1216)),
+    'mini, W4A8 with A4 low': (MINI, (256, 256), False),
+    'mini, integer': (MINI, (256, 256), True),
+    'Swin-T, W4A8 with A4 low': (SWIN_T, (800, 1216), False),
+    'Swin-T, integer': (SWIN_T, (800, 1216), True),
+    'Swin-T, float': ('configs/mixaq/mask-rcnn_swin-t_float.py', (800, 1216), False),
 }
 QUICK = 'mini, W4A8 with A4 low'
 LIMIT = 0.10
 
 
+def build(config: str, integer: bool) -> Any:
+    """The backbone of a config, calibrated on noise, and converted if asked for."""
+    cfg = Config.fromfile(ROOT / config)
+    backbone = build_backbone(cfg)
+    ready(backbone)
+    return converted(cfg, backbone) if integer else backbone
+
+
 def accuracy(backbone: Any, shape: tuple[int, int], args: argparse.Namespace) -> dict[str, Any]:
     """Errors of the predictions for one backbone at one input size (height, width)."""
-    ready(backbone)
     table = measure(backbone, shape, args.rounds, args.clock, args.seed)
     options = argparse.Namespace(check=args.vectors, rounds=args.rounds, clock=args.clock, seed=args.seed)
     rows = check(backbone, table, options)
@@ -66,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.quick:
         args.vectors, args.rounds = 4, 3
     found = {}
-    for name, (config, shape) in SUBJECTS.items():
+    for name, (config, shape, integer) in SUBJECTS.items():
         if args.quick and name != QUICK:
             continue
-        found[name] = accuracy(build_backbone(Config.fromfile(ROOT / config)), shape, args)
+        found[name] = accuracy(build(config, integer), shape, args)
         print(
             f'{name}, {shape[0]} x {shape[1]}: largest error {100 * found[name]["largest error"]:.1f} %, '
             f'median {100 * found[name]["median error"]:.1f} % over {args.vectors} vectors',

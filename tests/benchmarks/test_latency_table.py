@@ -15,9 +15,9 @@ from mixaq_mmdet.analysis import latency
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(latency, 'GRID', ((0.0, 0.0), (0.4, 0.0), (0.0, 0.4), (0.4, 0.4)))
-    monkeypatch.setattr(latency_table, 'SUBJECTS', {latency_table.QUICK: ('tiny.py', (64, 64)), 'other': ('no.py', ())})
-    monkeypatch.setattr(latency_table.Config, 'fromfile', lambda path: path)
-    monkeypatch.setattr(latency_table, 'build_backbone', lambda path: backbone())
+    subjects = {latency_table.QUICK: ('tiny.py', (64, 64), False), 'other': ('no.py', (), True)}
+    monkeypatch.setattr(latency_table, 'SUBJECTS', subjects)
+    monkeypatch.setattr(latency_table, 'build', lambda config, integer: backbone())
 
 
 def test_errors_are_of_predictions_for_ratios_outside_the_table(tiny):
