@@ -111,6 +111,37 @@ def test_block_agrees_with_plain_torch(case, make):
     assert torch.equal(one[untouched], stream[untouched])
 
 
+def learned(grids: BranchGrids, make: Maker, tokens: int, channels: int, heads: int) -> BranchGrids:
+    """The same grids with steps and offsets of their own, as training leaves them."""
+    found = {}
+    for role, grid in grids._asdict().items():
+        steps = grid.scale * (0.8 + 0.4 * torch.rand(tokens, generator=make.generator))
+        found[role] = grid._replace(scale=1.0, steps=steps)
+        if role != 'attn':
+            width = {'fc2_in': 4 * channels, 'q': channels // heads, 'k': channels // heads, 'v': channels // heads}
+            before, after = (grid.scale * make.normal(width.get(role, channels)) for _ in range(2))
+            found[role] = found[role]._replace(before=before, after=after)
+    return BranchGrids(**found)
+
+
+@needs_kernels
+@pytest.mark.parametrize('size', [(14, 21), (15, 20)])
+@pytest.mark.parametrize(('channels', 'heads', 'window'), [(96, 3, 7), (32, 2, 8), (64, 2, 6)])
+def test_block_with_learned_grids_agrees_with_plain_torch(channels, heads, window, size, make):
+    weights = make.block(channels, heads, window, UNIFORM, 4, False)
+    low = weights.grids[1]._replace(attn=ProbabilityGrid(0, 1 / 15, 0, 4))
+    grids = (learned(grid, make, window**2, channels, heads) for grid in (weights.grids[0], low))
+    weights = weights._replace(grids=tuple(grids))
+    run = make.run(size, window, window // 2, 0.4, 0.2, batch=2)
+    stream = make.normal(2 * size[0] * size[1], channels)
+    expected, one, two = stream.clone(), stream.clone(), stream.clone()
+    TorchBlock(weights).run(expected, run)
+    package.IntegerBlock(KERNELS, weights).run(one, run, threads=1)
+    package.IntegerBlock(KERNELS, weights).run(two, run, threads=2)
+    assert torch.equal(one, two)
+    assert (one - expected).norm() <= 0.02 * (expected - stream).norm()
+
+
 @needs_kernels
 def test_runs_of_few_windows_give_what_one_run_gives(make):
     weights = make.block(32, 1, 7, LOG_SQRT2, 4, True)
