@@ -19,6 +19,10 @@ class Area(NamedTuple):
     right: float
     top: float
 
+    def grown(self, margin: float) -> Area:
+        """With a margin on all sides."""
+        return Area(self.left - margin, self.bottom - margin, self.right + margin, self.top + margin)
+
     def meets(self, other: Area) -> bool:
         """Whether both cover some place."""
         return (
@@ -80,9 +84,7 @@ def _draw_boxes(axis: Any, shown: Any, kept: Sequence[int], classes: tuple[str, 
             text.remove()
             continue
         text.set_position(to_data.transform((place.left + GAP * scale, place.bottom + GAP * scale)))
-        if not place.meets(
-            box._replace(top=box.top + 2, bottom=box.bottom - 2, left=box.left - 2, right=box.right + 2)
-        ):
+        if not place.meets(box.grown(2)):  # a line from a far label to the corner of its box
             ends = to_data.transform([(box.left, box.top), (place.left, place.bottom)])
             axis.plot(*ends.T, color=text.get_bbox_patch().get_facecolor(), lw=0.8)
 
