@@ -76,6 +76,9 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
         cfg.resume, cfg.load_from = True, check_checkpoint(resume, '--resume')
         return
     newest = find_latest_checkpoint(cfg.work_dir)
+    if newest == '':  # a kill while mmengine wrote the name
+        files = sorted(Path(cfg.work_dir).glob('*.pth'), key=lambda path: path.stat().st_mtime)
+        newest = str(files[-1]) if files else None
     if newest is None:
         print(f'--resume: no checkpoint in {cfg.work_dir} yet, the run starts anew')
         cfg.resume = False
