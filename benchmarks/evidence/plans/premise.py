@@ -126,7 +126,7 @@ def plot(summary: dict[str, Any], figure: Any) -> None:
     axes.set_yticks(range(len(summary['rows'])), [row['name'] for row in summary['rows']])
     axes.invert_yaxis()
     axes.set(title='box AP on val, 95 % interval over pictures', xlabel='box AP')
-    axes.legend(loc='lower left')
+    axes.legend(loc='upper left')
 
 
 TOPICS = [Topic('premise', summarise, markdown, plot, size=(8.5, 4))]

@@ -147,25 +147,29 @@ def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
 
 
 def plot(summary: dict[str, Any], figure: Any) -> None:
-    """AP against mean activation bits."""
+    """AP of every row, by falling mean activation bits."""
     axes = figure.subplots()
     shown = [row for row in summary['rows'] if row['result'] and row['result']['cost']]
-    for row in shown:
+    shown.sort(key=_activation_bits, reverse=True)
+    for number, row in enumerate(shown):
         box = row['result']['box']
-        mixed = 'MixA-Q' in row['name'] or 'same' in row['name']
-        colour = COLOURS[1] if mixed else COLOURS[2] if 'pruning' in row['name'] else COLOURS[0]
-        bits = row['result']['cost']['mean_activation_bits']['executed']
+        mixed = row['result']['cost']['relative']['paper']['executed'] < 0.99
+        colour = COLOURS[2] if 'pruning' in row['name'] else COLOURS[1] if mixed else COLOURS[0]
         errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
-        axes.errorbar([bits], [box['estimate']], yerr=errors, fmt='o', color=colour, ms=5, capsize=3)
-        axes.annotate(row['name'], (bits, box['estimate']), xytext=(6, 3), textcoords='offset points', fontsize=7)
+        axes.errorbar([box['estimate']], [number], xerr=errors, fmt='o', color=colour, ms=5, capsize=3)
+    axes.set_yticks(range(len(shown)), [f'{row["name"]} ({_activation_bits(row):.1f})' for row in shown])
+    axes.invert_yaxis()
     found = summary['rows'][0]['result']
     if found:
-        axes.axhline(found['box']['estimate'], color='black', linewidth=0.8, linestyle='--')
-        axes.text(
-            0.01, found['box']['estimate'], 'float', transform=axes.get_yaxis_transform(), fontsize=7, va='bottom'
+        axes.axvline(found['box']['estimate'], color='black', linewidth=0.8, linestyle='--')
+        axes.annotate(
+            'float', (found['box']['estimate'], 1), xycoords=('data', 'axes fraction'), ha='center', va='bottom'
         )
-    axes.set(title='box AP on val, 95 % interval over pictures', xlabel='mean activation bits', ylabel='box AP')
-    axes.margins(x=0.18)
+    axes.set(xlabel='box AP on val, 95 % interval over pictures', ylabel='model (mean activation bits)')
+
+
+def _activation_bits(row: dict[str, Any]) -> float:
+    return row['result']['cost']['mean_activation_bits']['executed']
 
 
 TOPICS = [Topic('ptq', summarise, markdown, plot, size=(8.5, 5))]
