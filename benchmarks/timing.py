@@ -14,7 +14,11 @@ import torch
 
 
 def alternate(
-    works: Mapping[str, Callable[[], Any]], rounds: int, device: str = 'cpu', clock: str = 'wall'
+    works: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str = 'cpu',
+    clock: str = 'wall',
+    least_seconds: float = 0.0,
 ) -> dict[str, list[float]]:
     """Time every work once per round, after one untimed round; what disturbs a round disturbs all works alike.
 
@@ -22,19 +26,23 @@ def alternate(
 
     Args:
         works: by name.
-        rounds: timed rounds.
+        rounds: timed rounds, at least.
         device: where they run; a GPU is waited for.
         clock: 'wall', or 'cpu' for processor time.
+        least_seconds: go on until the timed rounds took so long together: a short work needs more of them.
 
     Returns:
         Seconds of each round, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(rounds + 1):
+    for work in works.values():
+        work()
+    passed = 0.0
+    while rounds > 0 or passed < least_seconds:
         for name, work in works.items():
-            elapsed = timed(work, device, clock)
-            if number:
-                seconds[name].append(elapsed)
+            seconds[name].append(timed(work, device, clock))
+            passed += seconds[name][-1]
+        rounds -= 1
     return seconds
 
 

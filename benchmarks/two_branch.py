@@ -32,6 +32,7 @@ ARMS: dict[str, tuple[float, float] | None] = {
     'half low': (0.5, 0.0),
     'half pruned': (0.0, 0.5),
 }
+LEAST_SECONDS = 20.0  # of every comparison: at 224x224 a forward takes a few hundredths, and single ones scatter
 LIMITS = {
     ('forward', 'all high'): 1.0,
     ('forward', 'half low'): 1.05,
@@ -83,7 +84,9 @@ def measure_times(what: str, batch: int, size: str, rounds: int, device: str, cl
     """Ratios to stock of every arm; a step with pruned windows is nobody's goal and is left out."""
     images = make_images(batch, size, device)
     arms = [arm for arm in ARMS if what == 'forward' or arm != 'half pruned']
-    return ratios(alternate({arm: make_work(what, arm, images) for arm in arms}, rounds, device, clock), 'stock')
+    return ratios(
+        alternate({arm: make_work(what, arm, images) for arm in arms}, rounds, device, clock, LEAST_SECONDS), 'stock'
+    )
 
 
 def measure_memory(what: str, arm: str, batch: int, size: str, device: str) -> int:

@@ -101,6 +101,12 @@ class Assignment(NamedTuple):
     runs: tuple[Run, ...]
 
 
+def _run_edges(windows: int, windows_per_run: int | None) -> list[int]:
+    """Where runs begin and end: equal ones, because a short last run costs a call and hardly fills a product."""
+    runs = 1 if windows_per_run is None else max(round(windows / windows_per_run), 1)
+    return [windows * number // runs for number in range(runs + 1)] if windows else [0]
+
+
 def assign(
     order: Tensor | None, counts: TierCounts, grid: WindowGrid, batch: int, windows_per_run: int | None = None
 ) -> Assignment:
@@ -111,7 +117,7 @@ def assign(
         counts: windows per tier in each image.
         grid: where the windows lie.
         batch: images B.
-        windows_per_run: cut the kept windows into runs of at most this many; None for one run.
+        windows_per_run: cut the kept windows into equal runs of about this many; None for one run.
     """
     count, tokens = grid.rows.shape
     image = torch.arange(batch, device=grid.rows.device).unsqueeze(1)
@@ -124,7 +130,7 @@ def assign(
     real = grid.real[windows % count]
 
     num_high, num_kept = len(high), len(windows)
-    edges = [*range(0, num_kept, windows_per_run or max(num_kept, 1)), num_kept]
+    edges = _run_edges(num_kept, windows_per_run)
     segments = _segments(high, low, grid)
     if not grid.padded:
         starts = [edge * tokens for edge in edges]

@@ -96,8 +96,11 @@ def test_runs_are_consistent(problem):
     runs = assign(rank_windows(scores), counts, grid, batch, run_size).runs
     assert sum(run.windows for run in runs) == batch * (counts.high + counts.low)
     assert sum(run.high_windows for run in runs) == batch * counts.high
+    sizes = [run.windows for run in runs]
+    if sizes:
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= 1.5 * (run_size or max(sizes)) + 1
     for run in runs:
-        assert run.windows <= (run_size or run.windows)
         assert [start for start, _, _ in run.segments] == [0, *(stop for _, stop, _ in run.segments[:-1])]
         assert run.segments[-1].stop == run.windows
         assert (run.slots is None) == (not grid.padded)
