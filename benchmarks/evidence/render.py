@@ -13,6 +13,7 @@ from mixaq_mmdet.engine.matches import Matches
 
 from .claims import NOT_RUN, Claim, read_claims
 from .experiment import REPOSITORY, Experiment, fingerprint
+from .statistics import difference
 from .store import Store, write_json, write_text
 
 # Okabe and Ito's palette: told apart by every kind of colour vision
@@ -51,6 +52,15 @@ class Reader:
     def claims(self) -> dict[str, Claim]:
         """The protocol's claims."""
         return read_claims(self.store.root / 'protocol.md')
+
+    def judge_pairs(self, pairs: Mapping[str, tuple[Experiment, Experiment]]) -> list[dict[str, Any]]:
+        """Claims about a paired difference in AP: (treatment, control) by the claim's id."""
+        claims = self.claims()
+        judged = []
+        for name, pair in pairs.items():
+            treatment, control = (self.matches(experiment) for experiment in pair)
+            judged.append(claims[name].judge(difference(treatment, control) if treatment and control else None))
+        return judged
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from ..experiment import Experiment
 from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
 from ..stage import Stage
-from ..statistics import Interval, difference, score
+from ..statistics import Interval, score
 from .float_models import FLOAT, FLOAT_PLAIN, PLAIN
 from .preconditions import WINDOWS
 from .ptq import HARD, HARD_RANDOM, HARD_REVERSED, MIXED, RANDOM, REVERSED
@@ -58,10 +58,7 @@ STAGES = [
 def summarise(reader: Reader) -> dict[str, Any]:
     """The page's numbers."""
     claims = reader.claims()
-    judged = []
-    for name, pair in DIFFERENCES.items():
-        treatment, control = (reader.matches(experiment) for experiment in pair)
-        judged.append(claims[name].judge(difference(treatment, control) if treatment and control else None))
+    judged = reader.judge_pairs(DIFFERENCES)
     shares = [_shares(reader, experiment) for experiment in (WINDOWS, WINDOWS_PLAIN)]
     for name, found in zip(SHARES, shares[1] or [None] * len(SHARES), strict=True):
         judged.append(claims[name].judge(found and Interval.from_dict(found)))

@@ -89,12 +89,7 @@ STAGES = [
 
 def summarise(reader: Reader) -> dict[str, Any]:
     """The page's numbers."""
-    claims = reader.claims()
-    judged = []
-    for name, pair in DIFFERENCES.items():
-        treatment, control = (reader.matches(experiment) for experiment in pair)
-        judged.append(claims[name].judge(difference(treatment, control) if treatment and control else None))
-    return {'rows': [_row(reader, experiment) for experiment in ROWS], 'claims': judged}
+    return {'rows': [_row(reader, experiment) for experiment in ROWS], 'claims': reader.judge_pairs(DIFFERENCES)}
 
 
 def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
