@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -83,7 +84,8 @@ class TwoBranchSwinBlock(SwinBlock):
             stream = self._replace_with_gradients(work, stream, assignment)
         else:
             out = stream.clone() if assignment.counts.pruned else torch.empty_like(stream)
-            with held_weights(self):
+            # one run calls each layer once, so that holding would only cost
+            with held_weights(self) if len(assignment.runs) > 1 else nullcontext():
                 for run in assignment.runs:
                     out.index_copy_(0, run.rows, work(stream, run))
             stream = out
@@ -185,9 +187,14 @@ class TwoBranchSwinBlock(SwinBlock):
         else:
             split = Split(run.high_tokens, run.slots)
             x = tokens
-        x = drop1(activation(call_layer(fc1, x, split)))
+        if isinstance(fc1, FastLinear) and fc1.can_fuse(activation, x):
+            x = drop1(fc1.with_gelu(x))
+        else:
+            x = drop1(activation(call_layer(fc1, x, split)))
         return self.ffn.gamma2(drop2(call_layer(fc2, x, split))).view(tokens.shape)
 
 
 def _add(tokens: Tensor, update: Tensor, scale: Tensor | None) -> Tensor:
-    return tokens + update if scale is None else torch.addcmul(tokens, update, scale)
+    if scale is not None:
+        return torch.addcmul(tokens, update, scale)
+    return tokens + update if torch.is_grad_enabled() else tokens.add_(update)

@@ -127,7 +127,6 @@ def assign(
     low = _by_kind(order[:, counts.high : counts.high + counts.low] + image * count, grid)
     windows = torch.cat((high, low))
     rows = grid.rows[windows % count] + (windows // count * (grid.height * grid.width)).unsqueeze(1)
-    real = grid.real[windows % count]
 
     num_high, num_kept = len(high), len(windows)
     edges = _run_edges(num_kept, windows_per_run)
@@ -138,6 +137,7 @@ def assign(
         slots = None
         rows = rows.flatten()
     else:
+        real = grid.real[windows % count]
         ends = F.pad(real.sum(1).cumsum(0), (1, 0))
         *starts, split = ends[[*edges, num_high]].tolist()
         slots = real.flatten().nonzero().squeeze(1)
