@@ -38,11 +38,11 @@ class IntegerSwinBlock(nn.Module):
         self.engine: Any = None
 
     def forward(self, x: Tensor, assignment: Assignment) -> Tensor:
-        """Run the kept windows, (B, H * W, C) to the same."""
+        """Run the kept windows, (B, H * W, C) to the same, in place: a stage's stream is nobody else's."""
         if self.engine is None:
             raise ValueError(NO_WEIGHTS)
         batch, length, channels = x.shape
-        stream = x.reshape(batch * length, channels).clone()
+        stream = x.reshape(batch * length, channels)
         for run in assignment.runs:
             self.engine.run(stream, run)
         return stream.view(batch, length, channels)
