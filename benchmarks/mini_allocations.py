@@ -1,6 +1,6 @@
 """Make the allocations of configs/mini/mask-rcnn_swin-mini_mixqvit-*.py anew.
 
-    python benchmarks/mini_allocations.py [--images 32] [--calibration-images 32] [--dry-run]
+    python benchmarks/mini_allocations.py [--images 8] [--calibration-images 32] [--dry-run]
                                           [--work-dir work_dirs/mini_allocations] [--recipes configs/mini]
 
 Importance and sensitivity (KL proxy, five bit widths) of the shipped float model are measured once, on pictures of
@@ -109,7 +109,7 @@ def run(command: Sequence[str], args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Measure what is missing, allocate, write the recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', type=int, default=32, help='pictures of calib to measure on (default: 32)')
+    parser.add_argument('--images', type=int, default=8, help='pictures of calib to measure on (default: 8)')
     parser.add_argument('--calibration-images', type=int, default=32, help='to calibrate each model on (default: 32)')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/mini_allocations'))
     parser.add_argument('--recipes', type=Path, default=Path('configs/mini'), help='folder the recipes are written to')

@@ -194,9 +194,11 @@ def test_script_of_the_report_draws_maps_and_front(report, tmp_path):
 
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason='no Chromium or Chrome on this machine')
 @pytest.mark.parametrize('width', [480, 1280])
-def test_report_works_in_a_browser(report, width):
+def test_report_works_in_a_browser(report, width, tmp_path):
     browser = next(path for path in map(shutil.which, BROWSERS) if path)
-    flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--window-size={width},900', '--dump-dom']
+    alone = ['--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}', *alone]
+    flags += [f'--window-size={width},900', '--dump-dom']
     done = subprocess.run([browser, *flags, report.as_uri()], capture_output=True, text=True, timeout=120)
     assert '<circle' in done.stdout
     assert 'low ratio 0.50' in done.stdout

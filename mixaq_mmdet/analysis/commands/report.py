@@ -75,10 +75,13 @@ def cost_section(backbone: Any, shape: tuple[int, int]) -> str:
     cost = backbone_bops(backbone, shape)
     rows = [
         ['input (height x width, pixels)', f'{shape[0]} x {shape[1]}'],
-        ['mean activation bits', cost.mean_activation_bits()],
-        ['relative bit operations (paper; all windows high = 1)', cost.relative('paper')],
-        ['bit operations, paper: MACs x 32 x activation bits (G)', cost.bit_operations('paper') / GIGA],
-        ['bit operations, standard: MACs x weight x activation bits (G)', cost.bit_operations('standard') / GIGA],
+        ['mean activation bits', f'{cost.mean_activation_bits():.2f}'],
+        ['relative bit operations (paper; all windows high = 1)', f'{cost.relative("paper"):.3f}'],
+        ['bit operations, paper: MACs x 32 x activation bits (G)', f'{cost.bit_operations("paper") / GIGA:.2f}'],
+        [
+            'bit operations, standard: MACs x weight x activation bits (G)',
+            f'{cost.bit_operations("standard") / GIGA:.2f}',
+        ],
         ['realised low ratios', ', '.join(f'{ratio:.2f}' for ratio in cost.realised[0])],
         ['realised prune ratios', ', '.join(f'{ratio:.2f}' for ratio in cost.realised[1])],
     ]

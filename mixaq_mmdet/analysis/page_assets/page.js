@@ -60,8 +60,9 @@ function drawFront(root) {
   for (let i = 0; i <= 4; i++) {
     const vx = x0 + (x1 - x0) * i / 4, vy = y0 + (y1 - y0) * i / 4;
     add(svg, 'line', { x1: left, x2: W - 15, y1: y(vy), y2: y(vy), stroke: '#ddd' });
-    add(svg, 'text', { x: left - 6, y: y(vy) + 4, 'text-anchor': 'end' }, vy.toFixed(1));
-    add(svg, 'text', { x: x(vx), y: H - bottom + 17, 'text-anchor': 'middle' }, vx.toFixed(2));
+    // the two labels at the corner keep apart
+    add(svg, 'text', { x: left - 6, y: y(vy) + (i ? 4 : 0), 'text-anchor': 'end' }, vy.toFixed(1));
+    add(svg, 'text', { x: x(vx), y: H - bottom + 19, 'text-anchor': i ? 'middle' : 'start' }, vx.toFixed(2));
   }
   add(svg, 'text', { x: (W + left) / 2, y: H - 8, 'text-anchor': 'middle' }, 'relative bit operations (all windows high = 1)');
   add(svg, 'text', { transform: `translate(14 ${H / 2}) rotate(-90)`, 'text-anchor': 'middle' }, data.quality);
