@@ -36,6 +36,19 @@ def test_the_control_differs_in_nothing_but_the_ratios():
     assert qat.SAQA.starts_from is qat.CONTROL.starts_from is qat.QAT
 
 
+def test_the_float_control_differs_in_nothing_but_the_quantizers():
+    qat_run, longer = (resolved(experiment).to_dict() for experiment in (qat.QAT, qat.LONGER))
+    assert longer['model']['backbone'].pop('quant') is None
+    assert qat_run['model']['backbone'].pop('quant')['method'] == 'OFQ'
+    calibrates = [hook['type'] for hook in qat_run.pop('custom_hooks')]
+    assert calibrates == ['ExactResumeHook', 'CalibrationHook']
+    assert [hook['type'] for hook in longer.pop('custom_hooks')] == ['ExactResumeHook']
+    names = {'quant'}  # the base's variable beside the model
+    assert {key: value for key, value in qat_run.items() if key not in names} == {
+        key: value for key, value in longer.items() if key not in names
+    }
+
+
 def test_evaluation_does_not_calibrate_what_was_trained():
     assert resolved(qat.ADAPTED[0.4]).custom_hooks == []
     assert resolved(qat.WITHOUT).custom_hooks[0].branches == 'low'

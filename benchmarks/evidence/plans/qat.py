@@ -63,6 +63,16 @@ PRUNED = {
     ratio: at(SPARSEVIT, f'SparseViT W4A4, cost of ratio {ratio}', prune=list(prune))
     for ratio, prune in EQUAL_COST.items()
 }
+# what as many steps do without quantizers: the shipped float model is not at its end
+LONGER = replace(
+    trained(
+        'float, trained on for as long',
+        'qat-w4a4',
+        SHIPPED,
+        **{'model.backbone.quant': None, 'custom_hooks': [{'type': 'ExactResumeHook'}]},
+    ),
+    probe=FLOAT.probe,
+)
 CORE = [FLOAT, QAT, SAQA, CONTROL, SPARSEVIT, *ADAPTED.values(), *PRUNED.values()]
 
 
@@ -120,6 +130,7 @@ DIFFERENCES = {
     'Q13': ([ADAPTED[0.4]], [WITHOUT]),
     'Q14': ([ADAPTED[0.4]], [FROM_FLOAT_MIXED]),
     'Q15': ([SAQA_2], [CONTROL_2]),
+    'Q16': ([QAT], [LONGER]),
 }
 TOPIC = ['qat']
 STAGES = [
@@ -140,6 +151,16 @@ STAGES = [
         tier='full',
         topics=TOPIC,
         rank=40,
+    ),
+    Stage(
+        'qat-float',
+        'the float model trained on for as many steps: what W4A4 training is worth measuring against',
+        [FLOAT, QAT, LONGER],
+        hours=0.4,
+        tier='full',
+        claims=['Q16'],
+        topics=TOPIC,
+        rank=31,
     ),
     Stage(
         'qat-seeds',
@@ -173,7 +194,7 @@ STAGES = [
     ),
     Stage('qat-test', 'both styles: the test splits', STYLES, hours=0.9, tier='full', topics=TOPIC, rank=53),
 ]
-PAGE_ROWS = [*CORE, *QATS[1:3], THREE, *MIXED.values(), *SKIPPED.values(), *ABLATIONS, *STYLES]
+PAGE_ROWS = [*CORE, LONGER, *QATS[1:3], THREE, *MIXED.values(), *SKIPPED.values(), *ABLATIONS, *STYLES]
 
 
 def summarise(reader: Reader) -> dict[str, Any]:
