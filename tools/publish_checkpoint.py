@@ -84,7 +84,7 @@ def main() -> int:
         'command': arguments.command,
         'note': arguments.note,
         'seed': meta.get('seed'),
-        'epoch': meta.get('epoch'),
+        **{unit: meta[unit] for unit in ('epoch', 'iter') if meta.get(unit)},
         'metrics_at_the_end_of_training': last_metrics(lines),
         'versions': {
             'mixaq_mmdet': mixaq_mmdet.__version__,
