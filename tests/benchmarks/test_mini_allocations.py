@@ -28,7 +28,7 @@ def test_commands_are_taken_by_the_tools(tmp_path, capsys):
     for python, tool, *arguments in commands:
         assert python == 'python'
         options = load_tool(tool.removeprefix('tools/')).parse_args(arguments)
-        assert options.images == 32
+        assert options.images == 8
         if tool == 'tools/search.py':
             assert options.calibration_images == 32
             assert (options.allocate, options.budget) in {(row.scope, row.budget) for row in ALLOCATIONS}
