@@ -127,11 +127,11 @@ def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """The page."""
-    header = ['model', 'box AP', '95 %', 'mask AP', 'G MACs', 'T bit operations']
+    header = ['model', 'box AP', '95 %', 'mask AP', 'G MACs', 'G bit operations']
     return f"""# AIQViT
 
 Mini Mask R-CNN on val (500 pictures), W4A4 in the backbone, 32 calibration pictures of `calib`, one seed unless a row
-says otherwise. Each row of the first block adds one part to the row above. *G MACs* and *T bit operations* (MACs x
+says otherwise. Each row of the first block adds one part to the row above. *G MACs* and *G bit operations* (MACs x
 weight bits x activation bits) are the backbone's, the compensation's float factors included. All of this is *simulated*
 (fake quantization). [What is ours in it](../aiqvit.md).
 
@@ -151,7 +151,7 @@ def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
         f'{box["low"]:.2f} .. {box["high"]:.2f}',
         result['mask'],
         None if cost is None else cost['macs']['executed'] / 1e9,
-        None if cost is None else cost['bit_operations']['standard']['executed'] / 1e12,
+        None if cost is None else cost['bit_operations']['standard']['executed'] / 1e9,
     ]
 
 
