@@ -205,18 +205,21 @@ against uniform W4A4; a count, not a speed. All of this is *simulated* (fake qua
 def plot(summary: dict[str, Any], figure: Any) -> None:
     """AP against standard bit operations."""
     axes = figure.subplots()
-    for row in summary['rows']:
-        if not row['box'] or not row['relative'] or row['name'] == FLOAT.name:
-            continue
+    shown = [row for row in summary['rows'] if row['box'] and row['relative'] and row['name'] != FLOAT.name]
+    cost, height, place = None, 0.0, 0
+    for row in sorted(shown, key=lambda row: (round(row['relative'], 2), row['box']['estimate'])):
         box = row['box']
         colour = COLOURS[1] if 'both' in row['name'] else COLOURS[2] if 'Mix-QViT' in row['name'] else COLOURS[0]
         errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
-        axes.errorbar([row['relative']], [box['estimate']], yerr=errors, fmt='o', color=colour, ms=5, capsize=3)
-        axes.annotate(
-            row['name'], (row['relative'], box['estimate']), xytext=(6, 3), textcoords='offset points', fontsize=7
-        )
+        # rows of equal cost stand beside each other, their labels above each other
+        same = cost is not None and abs(row['relative'] - cost) < 0.01
+        place, height = (place + 1, max(box['estimate'], height + 0.6)) if same else (0, box['estimate'])
+        cost = row['relative']
+        x = cost + 0.006 * place
+        axes.errorbar([x], [box['estimate']], yerr=errors, fmt='o', color=colour, ms=5, capsize=3)
+        axes.annotate(row['name'], (cost + 0.02, height), va='center', fontsize=7, color=colour)
     axes.set(title='box AP on val, 95 % interval over pictures', xlabel='bit operations / W4A4', ylabel='box AP')
-    axes.margins(x=0.2)
+    axes.margins(x=0.3)
 
 
 TOPICS = [Topic('mixqvit', summarise, markdown, plot, size=(8.5, 5))]

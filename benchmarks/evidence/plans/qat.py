@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..experiment import Experiment
-from ..render import NOT_RUN, Reader, Topic, claims_table, table
+from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
 from ..stage import Stage
 from ..statistics import difference, score, smallest_effect
 from .float_models import FLOAT, SECOND, SHIPPED
@@ -280,4 +280,31 @@ def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
     ]
 
 
-TOPICS = [Topic('qat', summarise, markdown)]
+def plot(summary: dict[str, Any], figure: Any) -> None:
+    """Box AP against cost: low windows beside skipped ones, and what they are measured against."""
+    found = {row['name']: row['result'] for row in summary['rows'] if row['result']}
+    axes = figure.subplots()
+    curves = {
+        'SAQA, low windows': [SAQA, *ADAPTED.values()],
+        'SparseViT, pruned windows': [SPARSEVIT, *PRUNED.values()],
+    }
+    for colour, (label, arm) in zip(COLOURS, curves.items(), strict=False):
+        points = [found[row.name] for row in arm if row.name in found]
+        cost = [point['cost']['relative']['paper']['executed'] for point in points]
+        box = [point['box'] for point in points]
+        middle = [value['estimate'] for value in box]
+        errors = [[v['estimate'] - v['low'] for v in box], [v['high'] - v['estimate'] for v in box]]
+        axes.errorbar(cost, middle, yerr=errors, fmt='o-', color=colour, ms=5, capsize=3, label=label)
+    for style, row in zip((':', '--', '-.'), (FLOAT, QAT, CONTROL), strict=True):
+        if row.name in found:
+            axes.axhline(found[row.name]['box']['estimate'], color='0.4', ls=style, lw=1.2, label=row.name)
+    axes.set(
+        title='box AP on val, 95 % interval over pictures',
+        xlabel='bit operations of the backbone / every window at four bits',
+        ylabel='box AP',
+    )
+    if found:
+        axes.legend(fontsize=8, loc='lower right')
+
+
+TOPICS = [Topic('qat', summarise, markdown, plot, size=(7.5, 5))]
