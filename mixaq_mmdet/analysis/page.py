@@ -53,7 +53,10 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     def cell(value: Any) -> str:
         if isinstance(value, float):
             return f'<td class="n">{value:.3g}</td>'
-        return f'<td{" class=n" if isinstance(value, int) else ""}>{html.escape(str(value))}</td>'
+        text = html.escape(str(value))
+        if ' ' not in text:
+            text = text.replace('.', '.<wbr>')  # module paths may break on narrow screens and on paper
+        return f'<td{" class=n" if isinstance(value, int) else ""}>{text}</td>'
 
     head = ''.join(f'<th>{html.escape(name)}</th>' for name in header)
     body = ''.join('<tr>' + ''.join(map(cell, row)) + '</tr>' for row in rows)

@@ -116,7 +116,7 @@ def report(calibrated, tmp_path_factory):
 class Parsed(HTMLParser):
     """Every element is closed, and what the script looks up by id is there."""
 
-    VOID = ('meta', 'img', 'input', 'br')
+    VOID = ('meta', 'img', 'input', 'br', 'wbr')
 
     def __init__(self, text: str) -> None:
         super().__init__()
