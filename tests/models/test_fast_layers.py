@@ -28,6 +28,22 @@ def test_float32_inference_asks_onednn_and_agrees(bias, monkeypatch):
         assert layer(x) == 'asked'
 
 
+@pytest.mark.skipif(fast_layers.ONEDNN_LINEAR is None, reason='this torch was built without oneDNN')
+def test_gelu_is_fused_only_where_nobody_watches():
+    layer, activation, x = linear(), nn.GELU(), torch.randn(5, 7, 12)
+    assert not layer.can_fuse(activation, x), 'gradients need the values in between'
+    with torch.no_grad():
+        assert layer.can_fuse(activation, x)
+        torch.testing.assert_close(layer.with_gelu(x), activation(layer(x)))
+        for other in (nn.GELU('tanh'), nn.ReLU()):
+            assert not layer.can_fuse(other, x)
+        for watched in (layer, activation):
+            handle = watched.register_forward_hook(lambda *_: None)
+            assert not layer.can_fuse(activation, x)
+            handle.remove()
+        assert layer.can_fuse(activation, x)
+
+
 def test_everything_else_takes_the_ordinary_product(monkeypatch):
     def refuse(*_):
         raise AssertionError('asked oneDNN')
