@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mixaq_mmdet.registry import IMPORTANCE
+from mixaq_mmdet.windows import importance as module
 from mixaq_mmdet.windows.geometry import partition, window_rows
 from mixaq_mmdet.windows.importance import Importance, build_importance, content_map, image_keys, pool_content
 
@@ -19,6 +20,12 @@ def scores(spec, x: torch.Tensor, window: int = 4, shift: int = 0, keys: list[in
 @pytest.fixture
 def stream() -> torch.Tensor:
     return torch.randn(2, 10, 13, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize('values', [1, 200, 2 * 13 * 6 * 3, 10**6])
+def test_l2_does_not_depend_on_the_parts_a_map_is_read_in(stream, values, monkeypatch):
+    monkeypatch.setattr(module, 'CACHED_VALUES', values)
+    assert torch.equal(build_importance('L2').token_map(stream), stream.abs().mean(-1, keepdim=True))
 
 
 @pytest.mark.parametrize('shift', [0, 2])
