@@ -8,6 +8,7 @@ arXiv 2507.19131). A new importance is one class with ``@IMPORTANCE.register_mod
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from mixaq_mmdet.registry import IMPORTANCE, lookup
 CACHED_VALUES = 2**18  # 1 MB of float32
 
 
-class Importance:
+class Importance(ABC):
     """Base class of the importances.
 
     Args:
@@ -32,6 +33,7 @@ class Importance:
     def __init__(self, reverse: bool = False) -> None:
         self.reverse = reverse
 
+    @abstractmethod
     def token_map(self, x: Tensor, image_keys: list[int] | None = None) -> Tensor:
         """What the scores are made from, of every token.
 
@@ -42,8 +44,8 @@ class Importance:
         Returns:
             (B, H, W, K) float32 (float64 for float64): half precision would overflow in a sum of squares.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def window_scores(self, tokens: Tensor, real: Tensor) -> Tensor:
         """Score windows; padding tokens are zero in ``tokens`` and False in ``real``.
 
@@ -54,7 +56,6 @@ class Importance:
         Returns:
             (B, windows), larger is more important.
         """
-        raise NotImplementedError
 
     def __call__(self, tokens: Tensor, real: Tensor) -> Tensor:
         """Scores in ranking direction, (B, windows)."""
@@ -183,5 +184,8 @@ def pool_content(content: Tensor, kernel: int, stride: int) -> Tensor:
         (B, ceil(H / stride), ceil(W / stride)), 0 where a token sees no content.
     """
     missing = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in content.shape[-2:]]
-    padded = F.pad(content, (0, missing[1], 0, missing[0]))
+    padded = F.pad(content, (0, missing[1], 0, missing[0])) if any(missing) else content
+    if kernel == stride:  # the same as below, several times as fast on a CPU
+        rows = padded.unflatten(1, (-1, kernel)).amax(2)
+        return rows.unflatten(2, (-1, kernel)).amax(3)
     return F.max_pool2d(padded.unsqueeze(1), kernel, stride).squeeze(1)
