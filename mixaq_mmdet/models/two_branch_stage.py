@@ -18,9 +18,14 @@ from .two_branch_block import TwoBranchSwinBlock
 
 # Sizes: 16 input sizes, 4 stages, with and without shift. Multi-scale training meets many more.
 CACHED_GRIDS = 16 * 4 * 2
+# Of grids whose windows all run alike: a forward at one input size needs two for each stage.
+CACHED_ASSIGNMENTS = 4 * 2 * 2
 # A run's FFN hidden values: a few MB stay in a CPU's cache, and smaller products than MIN_RUN_TOKENS rows run slower.
 RUN_VALUES = 2**20
 MIN_RUN_TOKENS = 1500
+
+
+GridKey = tuple[int, int, int, int, torch.device]
 
 
 @lru_cache(maxsize=CACHED_GRIDS)
@@ -28,6 +33,13 @@ def cached_grid(height: int, width: int, window: int, shift: int, device: torch.
     """The window grid of a map, on a device."""
     with torch.inference_mode(False):  # what is cached in inference must serve training too
         return window_grid(height, width, window, shift, device)
+
+
+@lru_cache(maxsize=CACHED_ASSIGNMENTS)
+def unranked_assignment(grid_key: GridKey, counts: TierCounts, batch: int, windows_per_run: int | None) -> Assignment:
+    """The assignment where one branch has all windows, in the order of the grid."""
+    with torch.inference_mode(False):
+        return assign(None, counts, cached_grid(*grid_key), batch, windows_per_run)
 
 
 class Ranking(NamedTuple):
@@ -167,8 +179,10 @@ class TwoBranchStage(SwinBlockSequence):
     ) -> Assignment:
         grid = self._grid(hw_shape, shift, x.device)
         counts = tier_counts(len(grid.rows), low, prune)
-        order = rankings[shift].order if counts.low or counts.pruned else None
-        return assign(order, counts, grid, x.shape[0], self._windows_per_run(x))
+        if not (counts.low or counts.pruned):
+            key = (*hw_shape, self.window_size, shift, x.device)
+            return unranked_assignment(key, counts, x.shape[0], self._windows_per_run(x))
+        return assign(rankings[shift].order, counts, grid, x.shape[0], self._windows_per_run(x))
 
     def branch_assignments(
         self, x: Tensor, hw_shape: tuple[int, int], rankings: dict[int, Ranking], shift: int

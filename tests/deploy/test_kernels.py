@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -157,6 +161,24 @@ def test_runs_of_few_windows_give_what_one_run_gives(make):
     assert torch.equal(whole, cut)
 
 
+@needs_kernels
+def test_a_forked_process_does_not_wait_for_threads_that_it_lacks(make):
+    block = package.IntegerBlock(KERNELS, make.block(32, 1, 4, LOG_SQRT2, 8, False))
+    run, stream = make.run((20, 20), 4, 0, 0.0, 0.0, 1), make.normal(400, 32)
+    expected = block.run(stream.clone(), run, threads=2)  # from here on there are threads that a fork loses
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(block.run(stream.clone(), run, threads=2), expected) else 1)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail('the child hangs')
+        time.sleep(0.01)
+    assert ended[1] == 0
+
+
 def integer_product(codes: torch.Tensor, grid: Grid, layer: LinearWeights) -> torch.Tensor:
     """The layer on codes, with exact integers."""
     steps = codes.long() - grid.zero_point
@@ -210,7 +232,7 @@ def test_merging_agrees_with_unfold_norm_and_product(size, make):
 
 
 @needs_kernels
-@pytest.mark.parametrize('size', [(8, 8), (3, 5), (9, 13)])
+@pytest.mark.parametrize('size', [(8, 8), (3, 5), (9, 13), (40, 52)])
 def test_output_norm_gives_a_map(size, make):
     x, (gamma, beta) = make.normal(2, size[0] * size[1], 96), (value[0] for value in make.norm(96))
     expected = F.layer_norm(x, (96,), gamma, beta).transpose(1, 2).reshape(2, 96, *size)

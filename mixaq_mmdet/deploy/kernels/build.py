@@ -15,6 +15,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / 'src'
 CPU_FEATURES = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni', 'avx512_bf16')
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-shared', '-pthread', '-mfma')
+LIBRARIES = ('-ldl',)
 DISABLED = 'MIXAQ_NO_KERNELS'
 
 
@@ -93,5 +94,7 @@ def _compile(command: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         built = Path(work) / path.name
         units = [str(source) for source in sorted(SOURCES.glob('*.cpp'))]
-        subprocess.run([*command, *units, '-o', str(built)], capture_output=True, text=True, check=True, timeout=600)
+        subprocess.run(
+            [*command, *units, '-o', str(built), *LIBRARIES], capture_output=True, text=True, check=True, timeout=600
+        )
         os.replace(built, path)

@@ -15,6 +15,7 @@ from mixaq_mmdet.windows.assignment import Run
 from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights
 from . import learned
 from .build import Kernels
+from .memory import MAPS
 from .panels import PackedLinear, pack_linear, unsupported
 from .structures import Attention, Block, Embedding, FloatPair, Linear, Merging, Pair
 
@@ -193,7 +194,7 @@ class IntegerMerging(_Operation):
         height, width = size
         merged = (height + 1) // 2, (width + 1) // 2
         x = x.contiguous()
-        out = x.new_empty(x.shape[0], merged[0] * merged[1], self.outputs)
+        out = MAPS.take(x.shape[0], merged[0] * merged[1], self.outputs)
         self._kernels.merge(
             ctypes.addressof(self._merging),
             x.data_ptr(),
@@ -249,7 +250,7 @@ class IntegerEmbedding(_Operation):
         images = images.contiguous()
         batch, _, height, width = images.shape
         size = -(-height // self.patch), -(-width // self.patch)
-        out = images.new_empty(batch, size[0] * size[1], self.outputs)
+        out = MAPS.take(batch, size[0] * size[1], self.outputs)
         self._kernels.embed(
             ctypes.addressof(self._embedding),
             images.data_ptr(),
@@ -276,7 +277,7 @@ def output_norm(
     batch, length, channels = x.shape
     if channels % 16:
         raise ValueError(f'the kernels norm multiples of 16 channels, not {channels}')
-    out = x.new_empty(batch, channels, *size)
+    out = MAPS.take(batch, channels, *size)
     self_threads = threads or torch.get_num_threads()
     addresses = x.data_ptr(), gamma.data_ptr(), beta.data_ptr()
     kernels.output(*addresses, epsilon, batch, length, channels, out.data_ptr(), self_threads)

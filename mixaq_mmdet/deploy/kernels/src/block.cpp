@@ -42,13 +42,15 @@ struct Chunk {
   int branch;
 };
 
-std::vector<Chunk> cut(const Windows& windows, int64_t tokens, int64_t per_chunk) {
+// Pieces of at most `per_chunk` windows, of each branch a multiple of the threads: else the last ones wait for one.
+std::vector<Chunk> cut(const Windows& windows, int64_t tokens, int64_t per_chunk, int64_t threads) {
   std::vector<Chunk> chunks;
   int64_t row = 0;
   const int64_t edges[3] = {0, windows.high, windows.count};
   for (int branch = 0; branch < 2; ++branch) {
     const int64_t count = edges[branch + 1] - edges[branch];
-    const int64_t pieces = (count + per_chunk - 1) / per_chunk;
+    const int64_t rounds = (count + per_chunk * threads - 1) / (per_chunk * threads);
+    const int64_t pieces = std::min(rounds * threads, count);
     for (int64_t i = 0; i < pieces; ++i) {
       Chunk chunk{edges[branch] + count * i / pieces, edges[branch] + count * (i + 1) / pieces, row, row, branch};
       if (windows.slots)
@@ -171,7 +173,7 @@ extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int6
   const Windows windows{rows, slots, num_rows, count, high, kinds};
   int64_t per_chunk = std::max<int64_t>(kCacheBytes / (b.tokens * b.fc1.outputs), 1);
   per_chunk = std::max<int64_t>(std::min(per_chunk, (count + threads - 1) / threads), 1);
-  const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk);
+  const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk, threads);
   const size_t slots_ = per_chunk * b.tokens;
   run_tasks(chunks.size(), threads, [&](const std::function<int64_t()>& take) {
     Scratch scratch(slots_ * (4 * b.channels + b.fc1.outputs + 20) + sizeof(HeadScratch) + 10 * 64);

@@ -5,7 +5,8 @@
 
 namespace mixaq {
 
-constexpr int64_t kRows = 128;  // tokens worked on at once
+constexpr int64_t kRows = 128;               // tokens worked on at once
+constexpr int64_t kOutputBytes = 256 << 10;  // of normed tokens before they are transposed
 
 struct Merging {
   Linear reduction;  // inputs ordered by corner, then channel
@@ -105,19 +106,20 @@ extern "C" void mixaq_merge(const mixaq::Merging* merging, const float* stream, 
 extern "C" void mixaq_output(const float* stream, const float* gamma, const float* beta, float epsilon, int64_t batch,
                              int64_t length, int64_t channels, float* out, int threads) {
   using namespace mixaq;
-  constexpr int64_t kTokens = 64;
-  const int64_t pieces = (length + kTokens - 1) / kTokens;
+  // an odd row length keeps the columns read below out of each other's cache sets
+  const int64_t stride = channels + 16;
+  // as many tokens as stay in L2: each channel is a page of its own to write to
+  const int64_t tokens = std::max<int64_t>(kOutputBytes / (stride * sizeof(float)) / 16 * 16, 16);
+  const int64_t pieces = (length + tokens - 1) / tokens;
   run_tasks(batch * pieces, threads, [&](const std::function<int64_t()>& take) {
-    // an odd row length keeps the columns read below out of each other's cache sets
-    const int64_t stride = channels + 16;
-    Scratch scratch(kTokens * stride * sizeof(float));
-    float* normed = scratch.take<float>(kTokens * stride);
+    Scratch scratch(tokens * stride * sizeof(float));
+    float* normed = scratch.take<float>(tokens * stride);
     const __m512i steps =
         _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
                            _mm512_set1_epi32(static_cast<int32_t>(stride)));
     for (int64_t task = take(); task >= 0; task = take()) {
-      const int64_t image = task / pieces, first = task % pieces * kTokens;
-      const int64_t count = std::min(kTokens, length - first);
+      const int64_t image = task / pieces, first = task % pieces * tokens;
+      const int64_t count = std::min(tokens, length - first);
       for (int64_t t = 0; t < count; ++t)
         norm_to_float(stream + (image * length + first + t) * channels, channels, gamma, beta, epsilon,
                       normed + t * stride);
@@ -125,8 +127,14 @@ extern "C" void mixaq_output(const float* stream, const float* gamma, const floa
         for (int64_t t = 0; t < count; t += 16) {
           const __mmask16 mask = count - t >= 16 ? 0xffff : (1u << (count - t)) - 1;
           const __m512 column = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, steps, normed + t * stride + c, 4);
-          _mm512_mask_storeu_ps(out + (image * channels + c) * length + first + t, mask, column);
+          float* target = out + (image * channels + c) * length + first + t;
+          // past the cache: nobody reads a map of megabytes before it has left it
+          if (mask == 0xffff && reinterpret_cast<uintptr_t>(target) % 64 == 0)
+            _mm512_stream_ps(target, column);
+          else
+            _mm512_mask_storeu_ps(target, mask, column);
         }
     }
+    _mm_sfence();
   });
 }

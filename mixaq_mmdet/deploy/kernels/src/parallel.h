@@ -1,6 +1,8 @@
-// Threads and scratch memory of one call. Threads are started anew for each call: some 20 us, and no pool that a fork
-// or another runtime's spinning workers could disturb.
+// Threads and scratch memory of one call.
 #pragma once
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -62,6 +64,35 @@ class Scratch {
   size_t size_, used_ = 0;
 };
 
+// Runs work() on the caller and threads - 1 others.
+//
+// The others are torch's own OpenMP workers where it has brought them: after an operation of torch they spin for
+// milliseconds, and threads of ours would have to share the cores with them. GOMP_parallel is looked up because this
+// library must not bring a second OpenMP runtime. In a forked child that pool is dead, and threads are started anew.
+class Team {
+ public:
+  static void run(int threads, const std::function<void()>& work) {
+    static Team team;
+    if (threads > 1 && team.parallel_ && !forked_) {
+      team.parallel_([](void* data) { (*static_cast<const std::function<void()>*>(data))(); },
+                     const_cast<std::function<void()>*>(&work), threads, 0);
+      return;
+    }
+    std::vector<std::thread> others;
+    for (int i = 1; i < threads; ++i) others.emplace_back(work);
+    work();
+    for (auto& other : others) other.join();
+  }
+
+ private:
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  Team() : parallel_(reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"))) {
+    pthread_atfork(nullptr, nullptr, [] { forked_ = true; });
+  }
+  const Parallel parallel_;
+  static inline bool forked_ = false;
+};
+
 // Calls work(take) on each thread; take() gives the next task or -1. Tasks are independent, so results do not depend on
 // the number of threads; they are handed out one by one because cores of a shared machine differ in speed.
 inline void run_tasks(int64_t tasks, int threads, const std::function<void(const std::function<int64_t()>&)>& work) {
@@ -70,10 +101,7 @@ inline void run_tasks(int64_t tasks, int threads, const std::function<void(const
     const int64_t task = next.fetch_add(1);
     return task < tasks ? task : -1;
   };
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < std::min<int64_t>(threads, tasks); ++i) others.emplace_back([&] { work(take); });
-  work(take);
-  for (auto& other : others) other.join();
+  Team::run(std::min<int64_t>(threads, tasks), [&] { work(take); });
 }
 
 }  // namespace mixaq
