@@ -1,4 +1,4 @@
-"""The demo: a small mini-COCO set; the shipped detector, and its quantized twins, evaluated on it; pictures.
+"""The demo: a small mini-COCO set; the shipped detector, its quantized twins and an integer one on it; pictures.
 
 ``make demo`` runs it. Everything it writes lies under data/ and outputs/, which git ignores.
 """
@@ -9,9 +9,9 @@ import contextlib
 import io
 import logging
 import os
+import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import mixaq_mmdet  # noqa: F401, E402  (importing registers)
+from mixaq_mmdet.analysis.latency import alternate  # noqa: E402
 from mixaq_mmdet.engine.evaluate import Evaluation, build_dataloader, evaluate  # noqa: E402
 from mixaq_mmdet.models.backbone_cost import CostMeter  # noqa: E402
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin  # noqa: E402
@@ -40,10 +41,11 @@ SIZE = 256  # pixels
 SPLITS = ('train', 'calib', 'search', 'val', 'test')
 PICTURE_GRID = (2, 3)
 SCORE_THRESHOLD = 0.6
+ROUNDS = 15  # of timing; a forward of the small backbone takes milliseconds
 
 
 class Row(NamedTuple):
-    """One line of the table: a recipe, the weights it runs with, and the share of windows at low bits."""
+    """One line of the table: a recipe, the weights it runs with, and other shares of low windows than the recipe's."""
 
     name: str
     config: Path
@@ -51,8 +53,17 @@ class Row(NamedTuple):
     low_ratios: Any = None
 
 
+class Measured(NamedTuple):
+    """What a row of the table says."""
+
+    result: Evaluation
+    mean_bits: float | None
+    relative_cost: float | None
+
+
 MIXAQ_RECIPE = ROOT / 'configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w4a8.py'
 CALIBRATED = OUTPUT / 'mixaq' / 'epoch_1.pth'
+INTEGER = OUTPUT / 'integer' / 'mixaq.pth'
 ROWS = (
     Row(
         'float',
@@ -61,6 +72,7 @@ ROWS = (
     ),
     Row('W4A8, all windows alike', MIXAQ_RECIPE, CALIBRATED, low_ratios=0.0),
     Row('W4A8, low windows at A4', MIXAQ_RECIPE, CALIBRATED),
+    Row('the same on integers', INTEGER.with_suffix('.py'), INTEGER),
 )
 
 
@@ -84,33 +96,46 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def calibrate() -> None:
-    """Quantize the shipped detector without training, as a user would: ``tools/train.py`` on a PTQ recipe."""
-    if CALIBRATED.exists():
-        return
-    options = ['--work-dir', str(CALIBRATED.parent), '--cfg-options', 'train_cfg.num_images=4']
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(MIXAQ_RECIPE), *options]
+def run_tool(name: str, *arguments: Any) -> None:
+    """One of this repository's tools, as a user would start it."""
+    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f'calibration failed:\n{done.stdout}{done.stderr}')
+        sys.exit(f'tools/{name} failed:\n{done.stdout}{done.stderr}')
 
 
-def measure(row: Row) -> tuple[Evaluation, dict[str, Any] | None, float]:
-    """Evaluate ``row`` and time it: (result, cost of its backbone where it is quantized, seconds)."""
+def make_models() -> None:
+    """Quantize the shipped detector without training, and turn the result into integers."""
+    if not CALIBRATED.exists():
+        options = ['--work-dir', CALIBRATED.parent, '--cfg-options', 'train_cfg.num_images=4']
+        run_tool('train.py', MIXAQ_RECIPE, *options)
+    if not INTEGER.exists():
+        INTEGER.parent.mkdir(parents=True, exist_ok=True)
+        run_tool('deploy.py', 'convert', MIXAQ_RECIPE, CALIBRATED, '-o', INTEGER)
+
+
+def measure(row: Row) -> Measured:
+    """Evaluate a row, and count its backbone's bits."""
     with quiet():
         config = Config.fromfile(row.config)
-    if row.low_ratios is not None:
-        config.model.backbone.low_ratios = row.low_ratios
-    started = time.perf_counter()
-    with quiet():
+        if row.low_ratios is not None:
+            config.model.backbone.low_ratios = row.low_ratios
         result = evaluate(config, row.checkpoint)
-    seconds = time.perf_counter() - started
     backbone = result.detector.backbone
     if not isinstance(backbone, TwoBranchSwin):
-        return result, None, seconds
+        return Measured(result, None, None)
     meter = CostMeter()
     meter.watch(backbone, (torch.empty(1, 3, SIZE, SIZE),))
-    return result, meter.summary(backbone), seconds
+    cost = meter.summary(backbone)
+    return Measured(result, cost['mean_activation_bits'], cost['relative'])
+
+
+@torch.no_grad()
+def relative_times(backbones: list[Any]) -> list[float]:
+    """Time of each backbone for one image, in times of the first: the median over rounds, all timed in each."""
+    image = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    seconds = alternate([lambda backbone=backbone: backbone(image) for backbone in backbones], ROUNDS)
+    return [statistics.median(a / b for a, b in zip(own, seconds[0], strict=True)) for own in seconds]
 
 
 def draw(image: np.ndarray, prediction, classes: tuple[str, ...]) -> np.ndarray:
@@ -154,6 +179,25 @@ def picture(row: Row, detector: torch.nn.Module) -> Path:
     return path
 
 
+def tabulate(measured: list[Measured]) -> Table:
+    """AP, bits, bit operations and time, a row each."""
+    columns = ('model', 'box AP', 'AP50', 'mask AP', 'AP50', 'act. bits', 'BOPs', 'time')
+    times = relative_times([each.result.detector.backbone for each in measured])
+    caption = (
+        f'{IMAGES} images tell AP to a few points. Of the backbone: mean activation bits; bit operations against all '
+        'windows high, a count and not a speed; measured time against float, here and now. The middle rows simulate '
+        'integers in float, which costs time; the last computes with them'
+    )
+    table = Table(*columns, caption=caption)
+    table.columns[0].no_wrap = True
+    for row, each, time in zip(ROWS, measured, times, strict=True):
+        keys = ('bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50')
+        figures = [f'{100 * each.result.metrics[f"coco/{key}"]:.1f}' for key in keys]
+        counts = ('32', '') if each.mean_bits is None else (f'{each.mean_bits:.1f}', f'{each.relative_cost:.2f}')
+        table.add_row(row.name, *figures, *counts, f'{time:.2f}')
+    return table
+
+
 def main() -> int:
     os.chdir(ROOT)
     os.environ['MINICOCO_ROOT'] = f'{DATA.relative_to(ROOT)}/'
@@ -161,25 +205,18 @@ def main() -> int:
     console.print(f'[bold]mixaq_mmdet demo[/bold]: {IMAGES} images of mini-COCO, evaluated by pycocotools')
     make_data()
 
-    console.print('calibrating the quantized detector on 4 images ...')
-    calibrate()
-    columns = ('model', 'box AP', 'box AP50', 'mask AP', 'mask AP50', 'act. bits', 'BOPs', 'seconds')
-    caption = (
-        f'{IMAGES} images tell AP to a few points. Activation bits: mean over the backbone; BOPs: its bit operations '
-        'against all windows high, a count and not a speed'
-    )
-    table = Table(*columns, caption=caption)
-    table.columns[0].no_wrap = True
+    console.print('calibrating the quantized detector on 4 images, then turning its backbone into integers ...')
+    make_models()
+    measured = []
     for row in ROWS:
         console.print(f'evaluating {row.name} ...')
-        result, cost, seconds = measure(row)
-        figures = [
-            100 * result.metrics[f'coco/{key}'] for key in ('bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50')
-        ]
-        counted = ('32', '') if cost is None else (f'{cost["mean_activation_bits"]:.1f}', f'{cost["relative"]:.2f}')
-        table.add_row(row.name, *(f'{figure:.1f}' for figure in figures), *counted, f'{seconds:.0f}')
-    console.print(table)
-    console.print(f'picture of the last: {picture(ROWS[-1], result.detector).relative_to(ROOT)}')
+        measured.append(measure(row))
+    console.print(tabulate(measured))
+    console.print(f'on integers: {measured[-1].result.detector.backbone.plan.line}')
+    console.print(f'detections of the last: {picture(ROWS[-1], measured[-1].result.detector).relative_to(ROOT)}')
+    image = sorted((DATA / 'val').glob('*'))[0]
+    run_tool('visualize.py', image, MIXAQ_RECIPE, CALIBRATED, '--out', OUTPUT / 'windows')
+    console.print(f'which windows ran at low bits: {(OUTPUT / "windows" / "window_map.png").relative_to(ROOT)}')
     return 0
 
 
