@@ -13,11 +13,14 @@ from mixaq_mmdet.engine.matches import Matches
 
 from .claims import NOT_RUN, Claim, read_claims
 from .experiment import REPOSITORY, Experiment, fingerprint
-from .statistics import difference
+from .statistics import difference, score
 from .store import Store, write_json, write_text
 
 # Okabe and Ito's palette: told apart by every kind of colour vision
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+
+
+Arm = Experiment | Sequence[Experiment]
 
 
 @dataclass
@@ -53,14 +56,24 @@ class Reader:
         """The protocol's claims."""
         return read_claims(self.store.root / 'protocol.md')
 
-    def judge_pairs(self, pairs: Mapping[str, tuple[Experiment, Experiment]]) -> list[dict[str, Any]]:
-        """Claims about a paired difference in AP: (treatment, control) by the claim's id."""
+    def judge_pairs(self, pairs: Mapping[str, tuple[Arm, Arm]]) -> list[dict[str, Any]]:
+        """Claims about a paired difference in AP: (treatment, control), each one or a seed each, by the claim's id."""
         claims = self.claims()
         judged = []
         for name, pair in pairs.items():
-            treatment, control = (self.matches(experiment) for experiment in pair)
-            judged.append(claims[name].judge(difference(treatment, control) if treatment and control else None))
+            arms = [[arm] if isinstance(arm, Experiment) else arm for arm in pair]
+            found = [[self.matches(experiment) for experiment in arm] for arm in arms]
+            complete = all(matches is not None for arm in found for matches in arm)
+            judged.append(claims[name].judge(difference(*found) if complete else None))
         return judged
+
+    def row(self, experiment: Experiment) -> dict[str, Any]:
+        """A model's line: its name; box AP with interval, mask AP and cost as 'result', None where it was not run."""
+        result, matches = self.result(experiment), self.matches(experiment)
+        if result is None or matches is None:
+            return {'name': experiment.name, 'result': None}
+        mask, cost = 100 * result['metrics']['coco/segm_mAP'], result['extras'].get('cost')
+        return {'name': experiment.name, 'result': {'box': score(matches).as_dict(), 'mask': mask, 'cost': cost}}
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,11 @@ def claims_table(judged: Sequence[Mapping[str, Any]]) -> str:
         text = NOT_RUN if found is None else f'{found["estimate"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]'
         rows.append([entry['id'], entry['claim'], entry['metric'], entry['margin'], text, f'**{entry["outcome"]}**'])
     return table(['id', 'claim', 'metric', 'margin', 'found [95 % interval]', 'outcome'], rows)
+
+
+def interval_cells(found: Mapping[str, float] | None) -> list[Any]:
+    """An interval's estimate and its ends."""
+    return [None, None] if found is None else [found['estimate'], f'{found["low"]:.2f} .. {found["high"]:.2f}']
 
 
 def _cell(value: Any) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, interval_cells, table
 from ..stage import Stage
-from ..statistics import difference, score
 from .float_models import FLOAT
 from .ptq import DETECTOR, HARD, QUANT, W3A3, W4A4, calibrated
 
@@ -100,29 +99,8 @@ STAGES = [
 
 def summarise(reader: Reader) -> dict[str, Any]:
     """The page's numbers."""
-    claims = reader.claims()
-    judged = []
-    for name, arms in DIFFERENCES.items():
-        treatment, control = ([reader.matches(experiment) for experiment in arm] for arm in arms)
-        complete = all(matches is not None for matches in [*treatment, *control])
-        if len(treatment) == 1:
-            treatment, control = treatment[0], control[0]
-        judged.append(claims[name].judge(difference(treatment, control) if complete else None))
     rows = {experiment.name: experiment for experiment in [*CORE, *FULL]}
-    return {'rows': [_row(reader, experiment) for experiment in rows.values()], 'claims': judged}
-
-
-def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
-    row: dict[str, Any] = {'name': experiment.name, 'result': None}
-    result, matches = reader.result(experiment), reader.matches(experiment)
-    if result is None or matches is None:
-        return row
-    row['result'] = {
-        'box': score(matches).as_dict(),
-        'mask': 100 * result['metrics']['coco/segm_mAP'],
-        'cost': result['extras'].get('cost'),
-    }
-    return row
+    return {'rows': [reader.row(experiment) for experiment in rows.values()], 'claims': reader.judge_pairs(DIFFERENCES)}
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -144,11 +122,10 @@ weight bits x activation bits) are the backbone's, the compensation's float fact
 def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
     if result is None:
         return [name, NOT_RUN, *[None] * 4]
-    box, cost = result['box'], result['cost']
+    cost = result['cost']
     return [
         name,
-        box['estimate'],
-        f'{box["low"]:.2f} .. {box["high"]:.2f}',
+        *interval_cells(result['box']),
         result['mask'],
         None if cost is None else cost['macs']['executed'] / 1e9,
         None if cost is None else cost['bit_operations']['standard']['executed'] / 1e9,

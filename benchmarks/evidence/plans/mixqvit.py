@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ..experiment import REPOSITORY, Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, interval_cells, table
 from ..stage import Stage
-from ..statistics import Interval, difference, score
+from ..statistics import Interval
 from .float_models import FLOAT, SHIPPED
 from .ptq import QUANT, RATIOS, RECIPE, W4A4, calibrated
 from .qat import trained
@@ -146,45 +146,28 @@ STAGES = [
 
 def summarise(reader: Reader) -> dict[str, Any]:
     """The page's numbers."""
-    claims = reader.claims()
-    judged = {}
-    for name, arms in DIFFERENCES.items():
-        treatments, controls = ([reader.matches(experiment) for experiment in arm] for arm in arms)
-        complete = all(matches is not None for matches in [*treatments, *controls])
-        judged[name] = claims[name].judge(difference(treatments, controls) if complete else None)
     measured = reader.result(PROXY)
     proxy = None if measured is None else measured['extras']
-    judged['M7'] = claims['M7'].judge(None if proxy is None else Interval.from_dict(proxy['correlation']))
-    rows = [_row(reader, experiment) for experiment in ROWS]
-    reference = next((row['operations'] for row in rows if row['name'] == CLIPPED4.name), None)
-    rows += [_row(reader, experiment) for experiment in FULL]
+    ranked = reader.claims()['M7'].judge(None if proxy is None else Interval.from_dict(proxy['correlation']))
+    judged = sorted([*reader.judge_pairs(DIFFERENCES), ranked], key=lambda claim: int(claim['id'][1:]))
+    rows = [reader.row(experiment) for experiment in [*ROWS, *FULL]]
+    reference = next(_operations(row) for row in rows if row['name'] == CLIPPED4.name)
     for row in rows:
-        row['relative'] = row['operations'] / reference if row['operations'] and reference else None
-    in_order = sorted(judged, key=lambda name: int(name[1:]))
-    return {'rows': rows, 'claims': [judged[name] for name in in_order], 'proxy': proxy and proxy['by_pictures']}
+        operations = _operations(row)
+        row['relative'] = operations / reference if operations and reference else None
+    return {'rows': rows, 'claims': judged, 'proxy': proxy and proxy['by_pictures']}
 
 
-def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
-    row: dict[str, Any] = {'name': experiment.name, 'box': None, 'mask': None, 'operations': None, 'bits': None}
-    result, matches = reader.result(experiment), reader.matches(experiment)
-    if result is None or matches is None:
-        return row
-    row.update(box=score(matches).as_dict(), mask=100 * result['metrics']['coco/segm_mAP'])
-    cost = result['extras'].get('cost')
-    if cost is not None:
-        row['operations'] = cost['bit_operations']['standard']['executed']
-        row['bits'] = cost['mean_activation_bits']['executed']
-    return row
+def _operations(row: dict[str, Any]) -> float | None:
+    """Standard bit operations of a row that was run and is quantized."""
+    cost = row['result'] and row['result']['cost']
+    return cost and cost['bit_operations']['standard']['executed']
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """The page."""
     header = ['model', 'box AP', '95 %', 'mask AP', 'mean act. bits', 'BOPs']
-    rows = []
-    for row in summary['rows']:
-        box = row['box']
-        cells = [box['estimate'], f'{box["low"]:.2f} .. {box["high"]:.2f}'] if box else [NOT_RUN, None]
-        rows.append([row['name'], *cells, row['mask'], row['bits'], row['relative']])
+    rows = [_cells(row) for row in summary['rows']]
     proxy = summary['proxy']
     by_pictures = ', '.join(f'{value:.2f} from {number}' for number, value in (proxy or {}).items())
     ranked = f'Rank correlation over layers with the loss of AP, of the proxy: {by_pictures} pictures.' if proxy else ''
@@ -202,13 +185,21 @@ against uniform W4A4; a count, not a speed. All of this is *simulated* (fake qua
 """
 
 
+def _cells(row: dict[str, Any]) -> list[Any]:
+    result = row['result']
+    if result is None:
+        return [row['name'], NOT_RUN, *[None] * 4]
+    bits = result['cost'] and result['cost']['mean_activation_bits']['executed']
+    return [row['name'], *interval_cells(result['box']), result['mask'], bits, row['relative']]
+
+
 def plot(summary: dict[str, Any], figure: Any) -> None:
     """AP against standard bit operations."""
     axes = figure.subplots()
-    shown = [row for row in summary['rows'] if row['box'] and row['relative'] and row['name'] != FLOAT.name]
+    shown = [row for row in summary['rows'] if row['relative'] and row['name'] != FLOAT.name]
     cost, height, place = None, 0.0, 0
-    for row in sorted(shown, key=lambda row: (round(row['relative'], 2), row['box']['estimate'])):
-        box = row['box']
+    for row in sorted(shown, key=lambda row: (round(row['relative'], 2), row['result']['box']['estimate'])):
+        box = row['result']['box']
         colour = COLOURS[1] if 'both' in row['name'] else COLOURS[2] if 'Mix-QViT' in row['name'] else COLOURS[0]
         errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
         # rows of equal cost stand beside each other, their labels above each other

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, interval_cells, table
 from ..stage import Stage
-from ..statistics import difference, score
+from ..statistics import difference
 from .float_models import FLOAT, SHIPPED
 
 RECIPE = 'configs/mini/mask-rcnn_swin-mini_{}.py'
@@ -93,17 +93,8 @@ def summarise(reader: Reader) -> dict[str, Any]:
 
 
 def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
-    row: dict[str, Any] = {'name': experiment.name, 'result': None}
-    result, matches = reader.result(experiment), reader.matches(experiment)
-    if result is None or matches is None:
-        return row
-    row['result'] = {
-        'box': score(matches).as_dict(),
-        'mask': 100 * result['metrics']['coco/segm_mAP'],
-        'cost': result['extras'].get('cost'),
-    }
-    float_matches = reader.matches(FLOAT)
-    if float_matches is not None and experiment is not FLOAT:
+    row, matches, float_matches = reader.row(experiment), reader.matches(experiment), reader.matches(FLOAT)
+    if matches is not None and float_matches is not None and experiment is not FLOAT:
         row['result']['loss'] = difference(matches, float_matches).as_dict()
     return row
 
@@ -128,13 +119,11 @@ with every window high, at realised ratios; a count, not a speed. All of this is
 def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
     if result is None:
         return [name, NOT_RUN, *[None] * 6]
-    box, loss, cost = result['box'], result.get('loss'), result['cost']
+    cost = result['cost']
     return [
         name,
-        box['estimate'],
-        f'{box["low"]:.2f} .. {box["high"]:.2f}',
-        None if loss is None else loss['estimate'],
-        None if loss is None else f'{loss["low"]:.2f} .. {loss["high"]:.2f}',
+        *interval_cells(result['box']),
+        *interval_cells(result.get('loss')),
         result['mask'],
         None if cost is None else cost['mean_activation_bits']['executed'],
         None if cost is None else cost['relative']['paper']['executed'],

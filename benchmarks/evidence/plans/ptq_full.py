@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..experiment import Experiment
-from ..render import Reader, Topic, table
+from ..render import Reader, Topic, interval_cells, table
 from ..stage import Stage
 from ..statistics import difference, score
 from .float_models import FLOAT, SECOND, SHIPPED
@@ -65,7 +65,10 @@ def summarise(reader: Reader) -> dict[str, Any]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """The page."""
-    cells = [[row['name'], row['split'], *_interval(row['box']), *_interval(row['loss'])] for row in summary['rows']]
+    cells = [
+        [row['name'], row['split'], *interval_cells(row['box']), *interval_cells(row['loss'])]
+        for row in summary['rows']
+    ]
     header = ['model', 'split', 'box AP', '95 %', 'against float', '95 %']
     return f"""# Training-free quantization: seeds, methods, ratios, splits
 
@@ -73,10 +76,6 @@ As [the core rows](ptq.md), one row per calibration; exploratory, without a clai
 
 {table(header, cells)}
 """
-
-
-def _interval(found: dict[str, Any] | None) -> list[Any]:
-    return [None, None] if found is None else [found['estimate'], f'{found["low"]:.2f} .. {found["high"]:.2f}']
 
 
 TOPICS = [Topic('ptq_full', summarise, markdown)]

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, interval_cells, table
 from ..stage import Stage
-from ..statistics import difference, score, smallest_effect
+from ..statistics import score, smallest_effect
 from .float_models import FLOAT, SECOND, SHIPPED
 
 RECIPE = 'configs/mini/mask-rcnn_swin-mini_{}.py'
@@ -199,15 +199,9 @@ PAGE_ROWS = [*CORE, LONGER, *QATS[1:3], THREE, *MIXED.values(), *SKIPPED.values(
 
 def summarise(reader: Reader) -> dict[str, Any]:
     """The page's numbers."""
-    claims = reader.claims()
-    judged = []
-    for name, arms in DIFFERENCES.items():
-        treatments, controls = ([reader.matches(experiment) for experiment in arm] for arm in arms)
-        complete = None not in treatments and None not in controls
-        judged.append(claims[name].judge(difference(treatments, controls) if complete else None))
     return {
-        'claims': judged,
-        'rows': [_row(reader, experiment) for experiment in PAGE_ROWS],
+        'claims': reader.judge_pairs(DIFFERENCES),
+        'rows': [reader.row(experiment) for experiment in PAGE_ROWS],
         'smallest_effects': _pilot(reader),
     }
 
@@ -222,18 +216,6 @@ def _pilot(reader: Reader) -> dict[str, Any] | None:
     spread = (sum((point - mean) ** 2 for point in points) / (len(points) - 1)) ** 0.5
     # the difference of two arms that vary independently; shared data order can only lower it
     return {'spread': spread, 'by_seeds': {str(n): smallest_effect(2**0.5 * spread, n) for n in (2, 3, 5, 10)}}
-
-
-def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
-    result, matches = reader.result(experiment), reader.matches(experiment)
-    if result is None or matches is None:
-        return {'name': experiment.name, 'result': None}
-    found = {
-        'box': score(matches).as_dict(),
-        'mask': 100 * result['metrics']['coco/segm_mAP'],
-        'cost': result['extras'].get('cost'),
-    }
-    return {'name': experiment.name, 'result': found}
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -269,11 +251,10 @@ def _effects(found: dict[str, Any] | None) -> str:
 def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
     if result is None:
         return [name, NOT_RUN, *[None] * 4]
-    box, cost = result['box'], result['cost']
+    cost = result['cost']
     return [
         name,
-        box['estimate'],
-        f'{box["low"]:.2f} .. {box["high"]:.2f}',
+        *interval_cells(result['box']),
         result['mask'],
         None if cost is None else cost['mean_activation_bits']['executed'],
         None if cost is None else cost['relative']['paper']['executed'],
