@@ -3,9 +3,10 @@
     python benchmarks/latency_table.py [--quick] [--vectors 20] [--rounds 7] [--clock wall]
                                        [--json docs/results/latency_table.json]
 
-For each subject the table of ``tools/analyze.py latency`` is measured, then whole forwards at random ratio vectors, low
-and pruned windows mixed; an error is predicted over measured time, less one. Random weights, calibrated on noise. On a
-busy machine use ``--clock cpu`` with one thread. The last line is the verdict: the largest error against the limit.
+For each subject the table of ``tools/analyze.py latency`` is measured, and in the same rounds whole forwards at random
+ratio vectors, low and pruned windows mixed; an error is predicted over measured time, less one. Random weights,
+calibrated on noise. On a busy machine use ``--clock cpu`` with one thread. The last line is the verdict: the largest
+error against the limit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from mmengine.config import Config
 from timing import describe_device
 
-from mixaq_mmdet.analysis.commands.latency import check, converted, ready
+from mixaq_mmdet.analysis.commands.latency import converted, predictions, random_vectors, ready
 from mixaq_mmdet.analysis.latency import CLOCKS, measure
 from mixaq_mmdet.analysis.model_config import build_backbone
 from mixaq_mmdet.engine.atomic_file import write_whole
@@ -49,9 +50,9 @@ def build(config: str, integer: bool) -> Any:
 
 def accuracy(backbone: Any, shape: tuple[int, int], args: argparse.Namespace) -> dict[str, Any]:
     """Errors of the predictions for one backbone at one input size (height, width)."""
-    table = measure(backbone, shape, args.rounds, args.clock, args.seed)
-    options = argparse.Namespace(check=args.vectors, rounds=args.rounds, clock=args.clock, seed=args.seed)
-    rows = check(backbone, table, options)
+    vectors = random_vectors(backbone.num_pairs, args.vectors, args.seed)
+    table = measure(backbone, shape, args.rounds, args.clock, args.seed, vectors=vectors)
+    rows = predictions(table)
     errors = [abs(row['error']) for row in rows]
     return {
         'path': table.path,

@@ -4,11 +4,13 @@ What is timed is what the backbone is. Of a TwoBranchSwin that is the *simulated
 low windows cost what high ones do and only pruning saves time; of a converted one (``IntegerSwin``) the integer path.
 Any other path is timed by passing its own blocks (``block_of``) with the same signature.
 
-Every piece is timed once per round and rounds repeat, so that a disturbance hits all pieces alike; medians count.
+Every piece is timed once per round; rounds repeat, each in an order of its own, so that a disturbance hits all pieces
+alike. Medians count.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +44,15 @@ class Entry:
     spread: float
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A whole forward that was timed among the pieces, at low and prune ratios for each block pair."""
+
+    low: tuple[float, ...]
+    prune: tuple[float, ...]
+    ms: float
+
+
 @dataclass
 class LatencyTable:
     """What was measured, and predictions from it.
@@ -53,6 +64,7 @@ class LatencyTable:
         entries: measured pieces.
         path: 'simulated', or the name of another path.
         clock: 'wall' or 'cpu' (processor time of this process).
+        wholes: what predictions can be checked against; nothing is fitted to them.
     """
 
     shape: tuple[int, int]
@@ -62,6 +74,7 @@ class LatencyTable:
     path: str = PATH
     clock: str = 'wall'
     environment: dict[str, Any] = field(default_factory=dict)
+    wholes: list[Whole] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._fits = {
@@ -98,19 +111,21 @@ class LatencyTable:
         """Inverse of ``as_dict``."""
         entries = [Entry(**{**entry, 'counts': tuple(entry['counts'])}) for entry in content['entries']]
         tuples = {name: tuple(content[name]) for name in ('shape', 'depths', 'windows')}
-        return cls(**{**content, **tuples, 'entries': entries})
+        wholes = [Whole(tuple(whole['low']), tuple(whole['prune']), whole['ms']) for whole in content.get('wholes', ())]
+        return cls(**{**content, **tuples, 'entries': entries, 'wholes': wholes})
 
     def _fit(self, stage: int, piece: str) -> np.ndarray:
-        """Least squares: a time per high and per low window, a start, and what having a second branch adds."""
+        """Least squares: a time per high and per low window, a start, what a second branch and choosing windows add."""
         own = [entry for entry in self.entries if (entry.stage, entry.piece) == (stage, piece)]
         if not own:
-            return np.zeros(4)
+            return np.zeros(5)
         inputs = np.stack([_features(TierCounts(*entry.counts)) for entry in own])
         return np.linalg.lstsq(inputs, np.array([entry.ms for entry in own]), rcond=None)[0]
 
 
 def _features(counts: TierCounts) -> np.ndarray:
-    return np.array([1.0, counts.high, counts.low, float(counts.high > 0 and counts.low > 0)])
+    two_branches, chosen = counts.high > 0 and counts.low > 0, counts.low > 0 or counts.pruned > 0
+    return np.array([1.0, counts.high, counts.low, float(two_branches), float(chosen)])
 
 
 @torch.no_grad()
@@ -122,6 +137,7 @@ def measure(
     seed: int = 0,
     block_of: Callable[[Any], Callable[..., Any]] = lambda block: block,
     path: str | None = None,
+    vectors: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
 ) -> LatencyTable:
     """Time every piece of a backbone on one random image.
 
@@ -133,6 +149,8 @@ def measure(
         seed: of the image.
         block_of: the implementation that runs a block, called with the stream and the assignment.
         path: name of that implementation; by default that of the backbone's own.
+        vectors: (low, prune) ratios at which the whole backbone is timed in the same rounds, since a machine's speed
+            drifts: for ``LatencyTable.wholes``.
     """
     if rounds < 1:
         raise ValueError(f'--rounds {rounds} measures nothing; give at least 1')
@@ -140,7 +158,7 @@ def measure(
     image = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(seed)).to(device)
     works: dict[tuple[int, str, tuple[int, int, int]], Callable[[], Any]] = {}
     none = (0, 0, 0)
-    works[-1, 'rest', none] = lambda: (list(backbone.tell_stages(image)), backbone.embed(image))
+    works[-1, 'rest', none] = lambda: _begin(backbone, image)
     told = list(backbone.tell_stages(image, rank_all=True))
     x, hw_shape = backbone.embed(image)
     windows = []
@@ -151,13 +169,33 @@ def measure(
         if stage.downsample is not None:
             works[-1, 'rest', (index, 1, 0)] = lambda s=stage, x=x, hw=hw_shape: s.downsample(x, hw)
             x, hw_shape = stage.downsample(x, hw_shape)
-    times = alternate(list(works.values()), rounds, clock, device)
+    wholes = [lambda low=low, prune=prune: _forward(backbone, image, low, prune) for low, prune in vectors]
+    before = backbone.low_ratios, backbone.prune_ratios
+    try:
+        times = alternate([*works.values(), *wholes], rounds, clock, device)
+    finally:
+        backbone.set_ratios(*before)
+    medians = [1000 * statistics.median(seconds) for seconds in times]
     entries = [
-        Entry(*key, ms=1000 * statistics.median(seconds), spread=_spread(seconds))
-        for key, seconds in zip(works, times, strict=True)
+        Entry(*key, ms=ms, spread=_spread(seconds)) for key, ms, seconds in zip(works, medians, times, strict=False)
+    ]
+    checks = [
+        Whole(tuple(low), tuple(prune), ms) for (low, prune), ms in zip(vectors, medians[len(works) :], strict=True)
     ]
     depths = tuple(len(stage.blocks) for stage in backbone.stages)
-    return LatencyTable(shape, depths, tuple(windows), entries, path or path_of(backbone), clock)
+    return LatencyTable(shape, depths, tuple(windows), entries, path or path_of(backbone), clock, wholes=checks)
+
+
+def _begin(backbone: TwoBranchSwin, image: Tensor) -> None:
+    """What a forward does before its first stage."""
+    backbone._check_input(image)
+    list(backbone.tell_stages(image))
+    backbone.embed(image)
+
+
+def _forward(backbone: TwoBranchSwin, image: Tensor, low: Sequence[float], prune: Sequence[float]) -> None:
+    backbone.set_ratios(low, prune)
+    backbone(image)
 
 
 def path_of(backbone: TwoBranchSwin) -> str:
@@ -196,43 +234,24 @@ def _stage_works(
 def alternate(
     works: Sequence[Callable[[], Any]], rounds: int, clock: str = 'wall', device: torch.device | None = None
 ) -> list[list[float]]:
-    """Seconds of every work in each round, after one untimed round."""
+    """Seconds of every work in each round, after one untimed round.
+
+    Each round has an order of its own: what a work finds in caches and memory depends on the one before it.
+    """
     if clock not in CLOCKS:
         raise ValueError(f'clock={clock!r} is unknown; use one of {list(CLOCKS)}')
     seconds: list[list[float]] = [[] for _ in works]
+    places, shuffler = list(range(len(works))), random.Random(0)
     for number in range(rounds + 1):
-        for place, work in enumerate(works):
+        shuffler.shuffle(places)
+        for place in places:
             begin = _now(clock, device)
-            work()
+            works[place]()
             if number:
                 seconds[place].append(_now(clock, device) - begin)
             else:
                 _now(clock, device)
     return seconds
-
-
-@torch.no_grad()
-def measure_vectors(
-    backbone: TwoBranchSwin,
-    shape: tuple[int, int],
-    vectors: Sequence[tuple[Sequence[float], Sequence[float]]],
-    rounds: int = 5,
-    clock: str = 'wall',
-) -> list[float]:
-    """Milliseconds of the whole backbone at each (low, prune) vector: what predictions are checked against."""
-    before = backbone.low_ratios, backbone.prune_ratios
-    device = next(backbone.parameters()).device
-    image = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(1)).to(device)
-
-    def work(low: Sequence[float], prune: Sequence[float]) -> None:
-        backbone.set_ratios(low, prune)
-        backbone(image)
-
-    works = [lambda low=low, prune=prune: work(low, prune) for low, prune in vectors]
-    try:
-        return [1000 * statistics.median(s) for s in alternate(works, rounds, clock, device)]
-    finally:
-        backbone.set_ratios(*before)
 
 
 def _now(clock: str, device: torch.device | None) -> float:

@@ -44,6 +44,32 @@ def test_every_piece_of_a_backbone_is_timed(monkeypatch):
     assert table.predict([0.5, 0.5], [0, 0]) > 0
 
 
+def test_whole_forwards_are_timed_beside_the_pieces():
+    model = backbone()
+    model.set_ratios(0.2, 0.1)
+    table = measure(model, (64, 64), rounds=1, clock='cpu', vectors=[([0.5, 0.0], [0.0, 0.3])])
+    (whole,) = table.wholes
+    assert (whole.low, whole.prune) == ((0.5, 0.0), (0.0, 0.3))
+    assert whole.ms > 0
+    assert model.low_ratios == (0.2, 0.2)
+    assert model.prune_ratios == (0.1, 0.1)
+    again = LatencyTable.from_dict(json.loads(json.dumps(table.as_dict())))
+    assert again.wholes == table.wholes
+
+
+def test_choosing_windows_costs_time_of_its_own():
+    def entry(counts: tuple[int, int, int]) -> Entry:
+        high, low, pruned = counts
+        chosen = 2.0 if low or pruned else 0.0
+        return Entry(0, 'regular', counts, 1 + high + 0.5 * low + chosen, 0.0)
+
+    counts = [(10, 0, 0), (6, 4, 0), (2, 8, 0), (6, 0, 4), (2, 4, 4), (2, 0, 8)]
+    table = LatencyTable((64, 64), (1,), (10,), [entry(c) for c in counts])
+    assert table.predict([0], [0]) == pytest.approx(11)
+    assert table.predict([0], [0.5]) == pytest.approx(8)
+    assert table.predict([0.3], [0.5]) == pytest.approx(1 + 2 + 1.5 + 2)
+
+
 def test_clocks_are_checked():
     with pytest.raises(ValueError, match='clock'):
         latency.alternate([lambda: None], 1, 'sundial')

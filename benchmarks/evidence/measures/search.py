@@ -51,6 +51,7 @@ def search(context: Context) -> dict[str, Any]:
     splits.require(context.repository, 'val')
     settings = settings_of(context)
     found = run_search(context.cfg, settings)
+    found |= {'config': context.experiment.config, 'checkpoint': settings.checkpoint.name}  # whoever reads it
     chosen = candidate_of(found['chosen'])
     detector: Any = load_detector(context.cfg, settings.checkpoint)
     val = context.cfg.copy()

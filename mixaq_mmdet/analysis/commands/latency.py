@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from mmengine.registry import MODELS
 
-from mixaq_mmdet.analysis.latency import CLOCKS, LatencyTable, measure, measure_vectors
+from mixaq_mmdet.analysis.latency import CLOCKS, LatencyTable, measure
 from mixaq_mmdet.analysis.model_config import build_backbone, usual_shape
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.atomic_file import write_whole
@@ -46,18 +47,19 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("model.backbone is stock; latency by tier needs type='TwoBranchSwin'")
     ready(backbone)
     backbone = converted(cfg, backbone) if options.integer else backbone
-    table = measure(backbone, shape, options.rounds, options.clock, options.seed)
+    vectors = random_vectors(backbone.num_pairs, options.check, options.seed)
+    table = measure(backbone, shape, options.rounds, options.clock, options.seed, vectors=vectors)
     table.environment = environment()
     from rich.console import Console
 
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     console.print(entries_table(table))
     console.print(f'input {shape[0]} x {shape[1]}, {table.path} path, {table.clock} clock: {table.environment}')
-    checks = check(backbone, table, options) if options.check else []
+    checks = predictions(table)
     for row in checks:
         console.print(
             f'unseen ratios low {row["low"]} prune {row["prune"]}: predicted {row["predicted_ms"]:.1f} ms, '
-            f'measured {row["measured_ms"]:.1f} ms ({100 * row["error"]:+.1f} %)',
+            f'measured {row["ms"]:.1f} ms ({100 * row["error"]:+.1f} %)',
             soft_wrap=True,
         )
     if options.out:
@@ -82,21 +84,19 @@ def converted(cfg: Any, backbone: TwoBranchSwin) -> TwoBranchSwin:
     return twin
 
 
-def check(backbone: TwoBranchSwin, table: LatencyTable, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Predicted and measured latency of random vectors."""
-    generator = np.random.default_rng(options.seed)
-    vectors = []
-    for _ in range(options.check):
-        prune = generator.integers(0, 5, backbone.num_pairs) / 10
-        low = generator.integers(0, 5, backbone.num_pairs) / 10
-        vectors.append((low.tolist(), prune.tolist()))
-    measured = measure_vectors(backbone, table.shape, vectors, options.rounds, options.clock)
+def random_vectors(pairs: int, count: int, seed: int) -> list[tuple[list[float], list[float]]]:
+    """(low, prune) ratios up to 0.4 each, which no table is fitted to."""
+    generator = np.random.default_rng(seed)
+    return [tuple((generator.integers(0, 5, pairs) / 10).tolist() for _ in range(2)) for _ in range(count)]
+
+
+def predictions(table: LatencyTable) -> list[dict[str, Any]]:
+    """Predicted and measured latency of every whole forward that the table holds."""
     rows = []
-    for (low, prune), ms in zip(vectors, measured, strict=True):
-        predicted = table.predict(low, prune)
-        rows.append(
-            {'low': low, 'prune': prune, 'predicted_ms': predicted, 'measured_ms': ms, 'error': predicted / ms - 1}
-        )
+    for whole in table.wholes:
+        predicted = table.predict(whole.low, whole.prune)
+        error = predicted / whole.ms - 1
+        rows.append({**asdict(whole), 'predicted_ms': predicted, 'error': error})
     return rows
 
 
