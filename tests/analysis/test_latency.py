@@ -70,6 +70,16 @@ def test_choosing_windows_costs_time_of_its_own():
     assert table.predict([0.3], [0.5]) == pytest.approx(1 + 2 + 1.5 + 2)
 
 
+def test_every_round_times_every_work_once_in_an_order_of_its_own():
+    called: list[int] = []
+    works = [lambda number=number: called.append(number) for number in range(6)]
+    seconds = latency.alternate(works, rounds=3)
+    assert [len(own) for own in seconds] == [3] * 6
+    rounds = [tuple(called[start : start + 6]) for start in range(0, len(called), 6)]
+    assert all(sorted(order) == list(range(6)) for order in rounds)
+    assert len(set(rounds)) == 4
+
+
 def test_clocks_are_checked():
     with pytest.raises(ValueError, match='clock'):
         latency.alternate([lambda: None], 1, 'sundial')
