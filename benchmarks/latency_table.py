@@ -1,6 +1,6 @@
 """How well the latency table predicts whole backbones at ratios that it has not seen.
 
-    python benchmarks/latency_table.py [--quick] [--vectors 20] [--rounds 7] [--clock wall]
+    python benchmarks/latency_table.py [--quick] [--subjects NAME ...] [--vectors 20] [--rounds 7] [--clock wall]
                                        [--json docs/results/latency_table.json]
 
 For each subject the table of ``tools/analyze.py latency`` is measured, and in the same rounds whole forwards at random
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, write; 1 if the limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='the mini backbone only, 4 vectors, 3 rounds')
+    parser.add_argument('--subjects', nargs='+', choices=list(SUBJECTS), default=list(SUBJECTS), metavar='NAME')
     parser.add_argument('--vectors', type=int, default=20, help='random ratio vectors for each subject')
     parser.add_argument('--rounds', type=int, default=7, help='interleaved repeats; medians count')
     parser.add_argument('--clock', choices=CLOCKS, default='wall', help='cpu: processor time, for a busy machine')
@@ -77,11 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.vectors < 1:
         parser.error(f'--vectors {args.vectors} compares nothing; give at least 1')
     if args.quick:
-        args.vectors, args.rounds = 4, 3
+        args.subjects, args.vectors, args.rounds = [QUICK], 4, 3
     found = {}
-    for name, (config, shape, integer) in SUBJECTS.items():
-        if args.quick and name != QUICK:
-            continue
+    for name in args.subjects:
+        config, shape, integer = SUBJECTS[name]
         found[name] = accuracy(build(config, integer), shape, args)
         print(
             f'{name}, {shape[0]} x {shape[1]}: largest error {100 * found[name]["largest error"]:.1f} %, '
