@@ -157,6 +157,17 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def write(found: dict[str, Any], path: Path | None) -> None:
+    """The cases so far with their verdict, and their plot."""
+    cases = found['cases']
+    main_case = next((case for case in cases if (case['size'], case['batch']) == (MAIN_SIZE, 1)), cases[0])
+    found['verdict'] = verdict(main_case)
+    if path:
+        write_whole(path, json.dumps(found, indent=1) + '\n')
+        if len(cases) > 1:
+            plot_growth(cases, path.with_suffix('.png'))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     args = parse_args(argv)
@@ -165,12 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     for batch in args.batches:
         for size in args.sizes:
             found['cases'].append(measure(names, batch, size, args))
-    main_case = next((c for c in found['cases'] if (c['size'], c['batch']) == (MAIN_SIZE, 1)), found['cases'][0])
-    found['verdict'] = verdict(main_case)
-    if args.json:
-        write_whole(args.json, json.dumps(found, indent=1) + '\n')
-        if len(found['cases']) > 1:
-            plot_growth(found['cases'], args.json.with_suffix('.png'))
+            write(found, args.json)  # a case takes minutes
     print('\n'.join(found['verdict']))
 
 
