@@ -4,18 +4,21 @@
                                 [--sizes 800x1216 ...] [--batches 1 4] [--weights FILE]
 
 Swin-T with random weights of a fixed seed unless a file is given. Each rival lives in a process of its own, pinned to
-the same cores; rounds interleave, and the median of per-round ratios counts. Preparing (export, calibration, kernel
-build, compilation) and the first forward are reported apart. C5 error: relative to float, Frobenius norm.
+the same cores; rounds interleave, each in an order of its own, and the median of per-round ratios counts. Preparing
+(export, calibration, kernel build, compilation) and the first forward are reported apart. C5 error: relative to float,
+Frobenius norm.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ STOCK, OURS, HALF = 'stock mmdet float', 'ours W8A8', 'ours W8A8, half pruned'
 QUICK = [STOCK, 'ONNX Runtime dynamic int8', OURS, HALF]
 SAME_CLASS = 0.03
 MAIN_SIZE = '800x1216'
+SETTLE = 0.1  # seconds in which the workers of the rival before stop to spin
 SIZES = ['224x224', '480x640', MAIN_SIZE, '800x1333']
 
 
@@ -74,8 +78,11 @@ def measure(names: list[str], batch: int, size: str, args: argparse.Namespace) -
             print(f'{name} did not start and is left out: {error}', flush=True)
     try:
         seconds: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+        order, shuffler = list(rivals), random.Random(0)
         for number in range(args.rounds + 1):
-            for rival in rivals:
+            shuffler.shuffle(order)
+            for rival in order:
+                time.sleep(SETTLE)
                 elapsed = rival.time()
                 if number:
                     seconds[rival.name].append(elapsed)

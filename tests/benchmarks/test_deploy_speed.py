@@ -106,6 +106,7 @@ class FakeRival:
 @pytest.fixture
 def fakes(monkeypatch):
     monkeypatch.setattr(deploy, 'Rival', FakeRival)
+    monkeypatch.setattr(deploy, 'SETTLE', 0.0)
     monkeypatch.setattr(FakeRival, 'asked', [])
 
 
@@ -123,7 +124,10 @@ def test_rounds_interleave_and_figures_are_written(fakes, tmp_path, capsys):
     assert first['ratio to stock'][OURS]['median'] == 0.25
     assert first['not run'] == {'torchao dynamic int8': 'not installed'}
     names = [STOCK, DYNAMIC, OURS, HALF]
-    assert FakeRival.asked[:16] == [*names * 3, *(f'{name} closed' for name in names)]
+    rounds = [FakeRival.asked[start : start + 4] for start in (0, 4, 8)]
+    assert all(sorted(asked) == sorted(names) for asked in rounds)
+    assert rounds[0] != rounds[1]  # an order of its own
+    assert FakeRival.asked[12:16] == [f'{name} closed' for name in names]
     assert capsys.readouterr().out.splitlines()[-3:] == found['verdict'][-3:]
     assert path.with_suffix('.png').stat().st_size > 1000
 
