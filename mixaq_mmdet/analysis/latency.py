@@ -170,11 +170,7 @@ def measure(
             works[-1, 'rest', (index, 1, 0)] = lambda s=stage, x=x, hw=hw_shape: s.downsample(x, hw)
             x, hw_shape = stage.downsample(x, hw_shape)
     wholes = [lambda low=low, prune=prune: _forward(backbone, image, low, prune) for low, prune in vectors]
-    before = backbone.low_ratios, backbone.prune_ratios
-    try:
-        times = alternate([*works.values(), *wholes], rounds, clock, device)
-    finally:
-        backbone.set_ratios(*before)
+    times = alternate([*works.values(), *wholes], rounds, clock, device)
     medians = [1000 * statistics.median(seconds) for seconds in times]
     entries = [
         Entry(*key, ms=ms, spread=_spread(seconds)) for key, ms, seconds in zip(works, medians, times, strict=False)
@@ -194,8 +190,13 @@ def _begin(backbone: TwoBranchSwin, image: Tensor) -> None:
 
 
 def _forward(backbone: TwoBranchSwin, image: Tensor, low: Sequence[float], prune: Sequence[float]) -> None:
+    """A whole forward that leaves the ratios as they were: what comes before the stages depends on them."""
+    before = backbone.low_ratios, backbone.prune_ratios
     backbone.set_ratios(low, prune)
-    backbone(image)
+    try:
+        backbone(image)
+    finally:
+        backbone.set_ratios(*before)
 
 
 def path_of(backbone: TwoBranchSwin) -> str:
