@@ -11,10 +11,19 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from mmengine.config import Config
 from tiny_detector import tiny_config, write_tiny_coco
 
 import mixaq_mmdet  # noqa: F401  before any test imports mmdet, which does not load without the shims on some stacks
+
+settings.register_profile('same examples', derandomize=True)
+settings.register_profile('new examples')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A red suite means a change, never luck: only nightly runs draw new examples."""
+    settings.load_profile('new examples' if config.option.markexpr == 'nightly' else 'same examples')
 
 
 @pytest.fixture(scope='session')
