@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from mixaq_mmdet.models import TwoBranchSwin
 from mixaq_mmdet.models.fast_layers import FastPatchMerging
 from mixaq_mmdet.models.two_branch_attention import kind_masks
-from mixaq_mmdet.models.two_branch_stage import TwoBranchStage
+from mixaq_mmdet.models.two_branch_stage import Ranking, StageInput, TwoBranchStage
 from mixaq_mmdet.registry import MODELS
-from mixaq_mmdet.windows.assignment import Assignment
+from mixaq_mmdet.windows.assignment import Assignment, TierCounts
+from mixaq_mmdet.windows.importance import L2, Importance
 
+from .kernel_maps import KernelMaps
 from .layers import NO_WEIGHTS, IntegerLinear, IntegerPatches, read_block, read_input_grid, read_linear
 from .state import Header, State, check_tensors, read_header
 from .stored_bits import StoredBits
@@ -69,9 +71,9 @@ class IntegerMerge(FastPatchMerging):
 
 
 class IntegerStage(TwoBranchStage):
-    """A stage whose engine may want all kept windows at once, because it cuts them to fit the cache itself."""
+    """A stage that leaves to the kernels, where it has them, what stands around its blocks."""
 
-    whole_runs = False
+    maps: KernelMaps | None = None
 
     @classmethod
     def convert(cls, stage: TwoBranchStage, index: int) -> IntegerStage:
@@ -83,8 +85,26 @@ class IntegerStage(TwoBranchStage):
             IntegerMerge.convert(stage.downsample)
         return stage
 
+    def rank(
+        self, x: Tensor, hw_shape: tuple[int, int], told: StageInput, importance: Importance
+    ) -> dict[int, Ranking]:
+        """As TwoBranchStage; the paper's score in the kernels, others in torch."""
+        if self.maps is None or told.content is None or type(importance) is not L2:
+            return super().rank(x, hw_shape, told, importance)
+        tokens = x.view(x.shape[0], *hw_shape, x.shape[-1])
+        found = self.maps.rank(tokens, told.content, self.window_size, importance.reverse)
+        return {shift: Ranking(*values) for shift, values in found.items()}
+
+    def _choose(
+        self, x: Tensor, hw_shape: tuple[int, int], order: Tensor, shift: int, counts: TierCounts
+    ) -> Assignment:
+        if self.maps is None:
+            return super()._choose(x, hw_shape, order, shift, counts)
+        return self.maps.assign(order, counts, hw_shape, self.window_size, shift)
+
     def _windows_per_run(self, x: Tensor) -> int | None:
-        return None if self.whole_runs else super()._windows_per_run(x)
+        """The kernels want all kept windows at once: they cut them to fit the cache themselves."""
+        return super()._windows_per_run(x) if self.maps is None else None
 
 
 @MODELS.register_module()
@@ -145,7 +165,7 @@ class IntegerSwin(TwoBranchSwin):
         """Take the kernels for whole maps too, where the plan has them."""
         maps = self.plan.maps
         for stage in self.stages:
-            stage.whole_runs = maps is not None
+            stage.maps = maps
         self._embed = None
         if maps is None:
             return

@@ -1,4 +1,4 @@
-"""The kernels for whole maps - patch embedding, patch merging, output norms - in the backbone's terms."""
+"""The kernels for whole maps - patch embedding, patch merging, ranking, output norms - in the backbone's terms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+
+from mixaq_mmdet.windows.assignment import Assignment, TierCounts
 
 from .layouts import Grid, LinearWeights
 
@@ -44,3 +46,13 @@ class KernelMaps:
     def output(self, x: Tensor, norm: nn.LayerNorm, size: Size) -> Tensor:
         """(B, H * W, C) normed, as (B, C, H, W)."""
         return self.package.output_norm(self.handle, x, norm.weight, norm.bias, size, norm.eps)
+
+    def rank(self, x: Tensor, content: Tensor, window: int, reverse: bool) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        """Scores, blank and order (B, windows) of both grids of a stream (B, H, W, C), by shift."""
+        means = self.package.token_means(self.handle, x)
+        shifts = (0, window // 2)
+        return {shift: self.package.rank(self.handle, means, content, window, shift, reverse) for shift in shifts}
+
+    def assign(self, order: Tensor, counts: TierCounts, size: Size, window: int, shift: int) -> Assignment:
+        """The assignment of ranked windows (B, windows)."""
+        return self.package.assign(self.handle, order, counts, size, window, shift)

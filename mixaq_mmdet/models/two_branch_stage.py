@@ -182,18 +182,23 @@ class TwoBranchStage(SwinBlockSequence):
         if not (counts.low or counts.pruned):
             key = (*hw_shape, self.window_size, shift, x.device)
             return unranked_assignment(key, counts, x.shape[0], self._windows_per_run(x))
-        return assign(rankings[shift].order, counts, grid, x.shape[0], self._windows_per_run(x))
+        return self._choose(x, hw_shape, rankings[shift].order, shift, counts)
+
+    def _choose(
+        self, x: Tensor, hw_shape: tuple[int, int], order: Tensor, shift: int, counts: TierCounts
+    ) -> Assignment:
+        """The assignment of ranked windows (B, windows)."""
+        return assign(order, counts, self._grid(hw_shape, shift, x.device), x.shape[0], self._windows_per_run(x))
 
     def branch_assignments(
         self, x: Tensor, hw_shape: tuple[int, int], rankings: dict[int, Ranking], shift: int
     ) -> tuple[Assignment, Assignment]:
         """What each branch is calibrated on: all windows in the high one, the lowest half alone in the low one."""
-        grid = self._grid(hw_shape, shift, x.device)
-        count = len(grid.rows)
+        count = rankings[shift].order.shape[1]
         lowest = (count + 1) // 2
         order = rankings[shift].order.roll(lowest, dims=1)  # the lowest to the front, where kept windows are taken
         counts = TierCounts(0, lowest, count - lowest)
-        low = assign(order, counts, grid, x.shape[0], self._windows_per_run(x))
+        low = self._choose(x, hw_shape, order, shift, counts)
         return self._assign(x, hw_shape, rankings, shift, 0.0, 0.0), low
 
     def _windows_per_run(self, x: Tensor) -> int | None:

@@ -12,6 +12,7 @@ from .build import Kernels, load
 from .operations import IntegerBlock, IntegerEmbedding, IntegerMerging, output_norm
 from .panels import unsupported
 from .trace import trace_block
+from .windows import assign, rank, token_means
 
 __all__ = [
     'BlockWeights',
@@ -23,8 +24,11 @@ __all__ = [
     'Kernels',
     'LinearWeights',
     'ProbabilityGrid',
+    'assign',
     'load',
     'output_norm',
+    'rank',
+    'token_means',
     'trace_block',
     'unsupported',
 ]

@@ -34,8 +34,15 @@ class Kernels:
             function.argtypes = [pointer, pointer, long, long, long, pointer, integer]
         self.output = library.mixaq_output
         self.output.argtypes = [pointer] * 3 + [real] + [long] * 3 + [pointer, integer]
-        for function in (self.block, self.embed, self.merge, self.output):
+        self.token_means = library.mixaq_token_means
+        self.token_means.argtypes = [pointer, long, long, pointer, integer]
+        self.rank = library.mixaq_rank
+        self.rank.argtypes = [pointer, pointer, long, pointer, real, pointer, pointer, pointer]
+        self.assign = library.mixaq_assign
+        self.assign.argtypes = [pointer, long, pointer, long, long] + [pointer] * 4
+        for function in (self.block, self.embed, self.merge, self.output, self.token_means, self.rank):
             function.restype = None
+        self.assign.restype = long
 
 
 @lru_cache(maxsize=1)

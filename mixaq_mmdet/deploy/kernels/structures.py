@@ -80,3 +80,7 @@ class Embedding(ctypes.Structure):
         ('epsilon', ctypes.c_float),
         *((name, ctypes.c_int64) for name in ('in_channels', 'patch')),
     ]
+
+
+class WindowGrid(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ('height', 'width', 'window', 'shift')]
