@@ -21,8 +21,9 @@ from mmengine.config import Config
 from timing import describe_device
 
 from mixaq_mmdet.analysis.commands.latency import converted, predictions, random_vectors, ready
-from mixaq_mmdet.analysis.latency import CLOCKS, measure
+from mixaq_mmdet.analysis.latency import measure
 from mixaq_mmdet.analysis.model_config import build_backbone
+from mixaq_mmdet.analysis.timing import CLOCKS
 from mixaq_mmdet.engine.atomic_file import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]

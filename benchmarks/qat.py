@@ -28,9 +28,10 @@ import torch.nn.functional as F
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from timing import describe_device, peak_above_start, timed
+from timing import describe_device, peak_above_start
 from torch import Tensor
 
+from mixaq_mmdet.analysis.timing import timed
 from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibration import Calibrator, quantized_backbone
 from mixaq_mmdet.engine.ratio_sampling import RatioSampler

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mixaq_mmdet.analysis import timing
 
 
 def alternate(
@@ -20,43 +21,8 @@ def alternate(
     clock: str = 'wall',
     least_seconds: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Time every work once per round, after one untimed round; what disturbs a round disturbs all works alike.
-
-    On a machine that others use too, the processor time of one thread is the better clock.
-
-    Args:
-        works: by name.
-        rounds: timed rounds, at least.
-        device: where they run; a GPU is waited for.
-        clock: 'wall', or 'cpu' for processor time.
-        least_seconds: go on until the timed rounds took so long together: a short work needs more of them.
-
-    Returns:
-        Seconds of each round, by name.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()
-    passed = 0.0
-    while rounds > 0 or passed < least_seconds:
-        for name, work in works.items():
-            seconds[name].append(timed(work, device, clock))
-            passed += seconds[name][-1]
-        rounds -= 1
-    return seconds
-
-
-def timed(work: Callable[[], Any], device: str = 'cpu', clock: str = 'wall') -> float:
-    """Seconds that one call takes; see :func:`alternate`."""
-    start = _now(device, clock)
-    work()
-    return _now(device, clock) - start
-
-
-def _now(device: str, clock: str) -> float:
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
-    return time.process_time() if clock == 'cpu' else time.perf_counter()
+    """Seconds of each round, by name; see ``mixaq_mmdet.analysis.timing.alternate``."""
+    return dict(zip(works, timing.alternate([*works.values()], rounds, clock, device, least_seconds), strict=True))
 
 
 def ratios(seconds: Mapping[str, list[float]], reference: str) -> dict[str, dict[str, float]]:

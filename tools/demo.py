@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import mixaq_mmdet  # noqa: F401, E402  (importing registers)
-from mixaq_mmdet.analysis.latency import alternate  # noqa: E402
+from mixaq_mmdet.analysis.timing import alternate  # noqa: E402
 from mixaq_mmdet.engine.evaluate import Evaluation, build_dataloader, evaluate  # noqa: E402
 from mixaq_mmdet.models.backbone_cost import CostMeter  # noqa: E402
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin  # noqa: E402

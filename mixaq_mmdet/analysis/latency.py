@@ -10,9 +10,7 @@ alike. Medians count.
 
 from __future__ import annotations
 
-import random
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,7 +23,8 @@ from mixaq_mmdet.models.two_branch_stage import StageInput
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
 from mixaq_mmdet.windows.assignment import TierCounts, tier_counts
 
-CLOCKS = ('wall', 'cpu')
+from .timing import alternate
+
 GRID = tuple((low / 10, prune / 10) for low in range(0, 9, 4) for prune in range(0, 9, 4) if low + prune <= 8)
 PATH = 'simulated'
 
@@ -230,35 +229,6 @@ def _stage_works(
 
             works[index, piece, counts] = work
     return count
-
-
-def alternate(
-    works: Sequence[Callable[[], Any]], rounds: int, clock: str = 'wall', device: torch.device | None = None
-) -> list[list[float]]:
-    """Seconds of every work in each round, after one untimed round.
-
-    Each round has an order of its own: what a work finds in caches and memory depends on the one before it.
-    """
-    if clock not in CLOCKS:
-        raise ValueError(f'clock={clock!r} is unknown; use one of {list(CLOCKS)}')
-    seconds: list[list[float]] = [[] for _ in works]
-    places, shuffler = list(range(len(works))), random.Random(0)
-    for number in range(rounds + 1):
-        shuffler.shuffle(places)
-        for place in places:
-            begin = _now(clock, device)
-            works[place]()
-            if number:
-                seconds[place].append(_now(clock, device) - begin)
-            else:
-                _now(clock, device)
-    return seconds
-
-
-def _now(clock: str, device: torch.device | None) -> float:
-    if device is not None and device.type != 'cpu':
-        torch.cuda.synchronize(device)
-    return time.process_time() if clock == 'cpu' else time.perf_counter()
 
 
 def _spread(seconds: Sequence[float]) -> float:

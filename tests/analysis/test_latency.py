@@ -7,7 +7,7 @@ import json
 import pytest
 from tiny_backbone import backbone
 
-from mixaq_mmdet.analysis import latency
+from mixaq_mmdet.analysis import latency, timing
 from mixaq_mmdet.analysis.latency import Entry, LatencyTable, measure
 
 
@@ -73,7 +73,7 @@ def test_choosing_windows_costs_time_of_its_own():
 def test_every_round_times_every_work_once_in_an_order_of_its_own():
     called: list[int] = []
     works = [lambda number=number: called.append(number) for number in range(6)]
-    seconds = latency.alternate(works, rounds=3)
+    seconds = timing.alternate(works, rounds=3)
     assert [len(own) for own in seconds] == [3] * 6
     rounds = [tuple(called[start : start + 6]) for start in range(0, len(called), 6)]
     assert all(sorted(order) == list(range(6)) for order in rounds)
@@ -82,6 +82,6 @@ def test_every_round_times_every_work_once_in_an_order_of_its_own():
 
 def test_clocks_are_checked():
     with pytest.raises(ValueError, match='clock'):
-        latency.alternate([lambda: None], 1, 'sundial')
+        timing.alternate([lambda: None], 1, 'sundial')
     with pytest.raises(ValueError, match='--rounds'):
         measure(backbone(), (64, 64), rounds=0)

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from mmengine.registry import MODELS
 
-from mixaq_mmdet.analysis.latency import CLOCKS, LatencyTable, measure
+from mixaq_mmdet.analysis.latency import LatencyTable, measure
 from mixaq_mmdet.analysis.model_config import build_backbone, usual_shape
+from mixaq_mmdet.analysis.timing import CLOCKS
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibration import Calibrator, uncalibrated
