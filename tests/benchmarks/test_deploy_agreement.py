@@ -8,6 +8,7 @@ import deploy_agreement
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from tiny_detector import tiny_config
 
@@ -35,7 +36,7 @@ def test_both_backbones_are_evaluated(files, tmp_path, capsys):
     found = json.loads(out.read_text())
     assert [row['ratios'] for row in found['rows']] == [[0.0, 0.0], [0.5, 0.2]]
     assert all('plain torch' in row['runs as'] and row['within'] for row in found['rows'])
-    assert {'bbox', 'segm'} == set(found['rows'][0]['integer'])
+    assert {'bbox', 'segm'} == set(found['rows'][0]['twin'])
     assert capsys.readouterr().out.count('(within 0.1)') == 2
 
 
@@ -48,6 +49,20 @@ def test_a_difference_ends_with_a_status(files, monkeypatch, capsys):
     assert (
         "the config's ratios: AP simulated -> integer: bbox 40.00 -> 39.80 (NOT within 0.1)" in capsys.readouterr().out
     )
+
+
+def test_the_simulated_model_differs_from_itself_by_roundings_alone(files, tmp_path, capsys):
+    out = tmp_path / 'agreement.json'
+    deploy_agreement.main([*files, '--images', '2', '--engines', 'nudged', '--json', str(out)])
+    assert json.loads(out.read_text())['rows'][0]['runs as'] == 'simulated, images nudged'
+    assert 'simulated -> nudged' in capsys.readouterr().out
+
+
+def test_a_nudge_moves_images_and_leaves_the_detector_as_it_is(files):
+    detector = deploy_agreement.calibrated_detector(Config.fromfile(files[0]), files[1])
+    twin = deploy_agreement.nudged_twin(detector)
+    assert (twin.data_preprocessor.std != detector.data_preprocessor.std).any()
+    torch.testing.assert_close(twin.data_preprocessor.std, detector.data_preprocessor.std, rtol=2e-6, atol=0)
 
 
 def test_ratios_are_pairs(capsys):
