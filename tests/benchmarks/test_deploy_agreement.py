@@ -54,15 +54,19 @@ def test_a_difference_ends_with_a_status(files, monkeypatch, capsys):
 def test_the_simulated_model_differs_from_itself_by_roundings_alone(files, tmp_path, capsys):
     out = tmp_path / 'agreement.json'
     deploy_agreement.main([*files, '--images', '2', '--engines', 'nudged', '--json', str(out)])
-    assert json.loads(out.read_text())['rows'][0]['runs as'] == 'simulated, images nudged'
+    assert json.loads(out.read_text())['rows'][0]['runs as'] == 'simulated, stream nudged'
     assert 'simulated -> nudged' in capsys.readouterr().out
 
 
-def test_a_nudge_moves_images_and_leaves_the_detector_as_it_is(files):
+def test_a_nudge_moves_the_stream_and_leaves_the_detector_as_it_is(files):
     detector = deploy_agreement.calibrated_detector(Config.fromfile(files[0]), files[1])
-    twin = deploy_agreement.nudged_twin(detector)
-    assert (twin.data_preprocessor.std != detector.data_preprocessor.std).any()
-    torch.testing.assert_close(twin.data_preprocessor.std, detector.data_preprocessor.std, rtol=2e-6, atol=0)
+    nudged = deploy_agreement.nudged_twin(detector)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after, again = (model.backbone.embed(images)[0] for model in (detector, nudged, detector))
+    assert torch.equal(before, again)
+    assert (after != before).any()
+    torch.testing.assert_close(after, before, rtol=2e-6, atol=1e-7)
 
 
 def test_ratios_are_pairs(capsys):
