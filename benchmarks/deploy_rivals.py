@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,24 @@ def onnx_static(weights: str | None, images: Tensor) -> Work:
         return _session(target)
 
 
-def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0.0, high: str = 'int8') -> Work:
+MINMAX = {'method': 'MinMax', 'w_symmetric': True}
+
+
+def ours(
+    weights: str | None,
+    images: Tensor,
+    low: float = 0.0,
+    prune: float = 0.0,
+    high: str = 'int8',
+    method: Mapping[str, Any] = MINMAX,
+) -> Work:
     """IntegerSwin, W8A8, calibrated on another random image of the same size."""
     from mixaq_mmdet.deploy import IntegerSwin
     from mixaq_mmdet.deploy.convert import convert_backbone
     from mixaq_mmdet.engine.calibration import Calibrator
     from mixaq_mmdet.models import TwoBranchSwin
 
-    simulated = TwoBranchSwin(quant=dict(method='MinMax', w_bits=8, a_bits=8, w_symmetric=True))
+    simulated = TwoBranchSwin(quant={'w_bits': 8, 'a_bits': 8, **method})
     simulated.load_state_dict(float_swin(weights).state_dict())
     noise = torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(2))
     Calibrator(simulated).run([noise])
@@ -121,7 +131,7 @@ def ours(weights: str | None, images: Tensor, low: float = 0.0, prune: float = 0
 
 
 def ours_at(**options: Any) -> Callable[..., Work]:
-    """:func:`ours` at other ratios, or with another high tier."""
+    """:func:`ours` at other ratios, with another high tier or another method's grids."""
     return partial(ours, **options)
 
 
@@ -136,6 +146,7 @@ RIVALS: dict[str, Callable[..., Work]] = {
     'ours W8A8': ours,
     'ours W8A8, half pruned': ours_at(prune=0.5),
     **{f'ours W8A8, {share} % pruned': ours_at(prune=share / 100) for share in (20, 80)},
+    **{f'ours {name} W8A8': ours_at(method={'method': name}) for name in ('LSQ', 'OFQ')},
     'ours bf16': ours_at(high='bf16'),
     'ours bf16, half int8': ours_at(high='bf16', low=0.5),
     'ours bf16, a third int8, a third skipped': ours_at(high='bf16', low=0.33, prune=0.33),
