@@ -42,6 +42,14 @@ def test_the_lower_number_comes_first_among_equals() -> None:
     assert order.tolist() == [list(range(15))]
 
 
+def test_windows_without_a_number_come_first() -> None:
+    means, content = torch.rand(1, 12, 20), torch.ones(1, 12, 20)
+    means[0, 5, 9] = float('nan')
+    scores, blank, order = package.rank(KERNELS, means, content, 4, 0)
+    assert order[0, 0] == 7
+    assert torch.equal(order, rank_windows(scores, blank))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     size=sizes,

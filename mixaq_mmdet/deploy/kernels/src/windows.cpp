@@ -72,7 +72,9 @@ extern "C" void mixaq_rank(const float* means, const float* content, int64_t bat
       const int64_t place = image * count + number;
       scores[place] = sign * std::sqrt(squares);
       blank[place] = most == 0;
-      keys[number] = blank[place] ? -std::numeric_limits<float>::infinity() : scores[place];
+      // NaN, which is no number to sort by, comes first as in torch
+      const float infinity = std::numeric_limits<float>::infinity();
+      keys[number] = blank[place] ? -infinity : std::isnan(scores[place]) ? infinity : scores[place];
     }
     int64_t* own = order + image * count;
     for (int64_t number = 0; number < count; ++number) own[number] = number;
