@@ -121,14 +121,29 @@ def difference(
     return bootstrap(pairs, lambda treatment, control: treatment - control, **options)
 
 
-def ratio_of_sets(above: Matches, below: Matches, *, samples: int = SAMPLES, seed: int = 0) -> Interval:
-    """Interval of AP(above) / AP(below) for different pictures, resampled independently."""
-    draws = []
-    for number, matches in enumerate((above, below)):
-        weights = image_weights(len(matches.image_ids), samples, seed + number)
-        draws.append(mean_ap(matches, np.concatenate([np.ones((1, weights.shape[1]), np.int32), weights])))
-    ratio = draws[0] / draws[1]
-    return interval_of(ratio[:1], ratio[None, 1:], images=len(above.image_ids) + len(below.image_ids))
+def bootstrap_sets(sets: Sequence[Arms], statistic: Statistic, *, samples: int = SAMPLES, seed: int = 0) -> Interval:
+    """Interval of a statistic of APs on different sets of pictures, each set resampled by itself.
+
+    Args:
+        sets: for each set the matches of its arms, paired by picture; names are unique over the sets.
+        statistic: takes all arms' APs by name, arrays of shape (resamples,), and returns such an array.
+        samples: resamples.
+        seed: of the resampling.
+    """
+    draws = {}
+    images = 0
+    for number, arms in enumerate(sets):
+        count = _common_images([arms])
+        weights = np.concatenate([np.ones((1, count), np.int32), image_weights(count, samples, seed + number)])
+        draws.update({name: mean_ap(matches, weights) for name, matches in arms.items()})
+        images += count
+    values = statistic(**draws)
+    return interval_of(values[:1], values[None, 1:], images=images)
+
+
+def ratio_of_sets(above: Matches, below: Matches, **options: Any) -> Interval:
+    """Interval of AP(above) / AP(below) for different pictures."""
+    return bootstrap_sets([{'above': above}, {'below': below}], lambda above, below: above / below, **options)
 
 
 def exactly(value: float, images: int = 0) -> Interval:

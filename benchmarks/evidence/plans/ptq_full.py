@@ -1,4 +1,4 @@
-"""Training-free quantization beyond the core rows: calibration seeds, methods, ratios, float models, test splits."""
+"""Training-free quantization beyond the core rows: calibration seeds, methods, ratios, float models."""
 
 from __future__ import annotations
 
@@ -37,10 +37,8 @@ SECOND_MODEL = [
     calibrated_on(SECOND, f'{row.name}, second float model', recipe)
     for row, recipe in ((W4A8, 'ptq-w4a8'), (MIXED, 'mixaq-ptq-w4a8'), (W4A4, 'ptq-w4a4'))
 ]
-SEALED = [row.on(split) for row in (W4A8, MIXED, W4A4) for split in ('test', 'test_b')]
 
 STAGES = [
-    Stage('ptq-test', 'W4A8, W4A4 and MixA-Q on the test splits', SEALED, 0.6, 'full', topics=['ptq_full'], rank=15),
     Stage('ptq-seeds', 'four more calibration sets', SEEDS, 0.5, 'full', topics=['ptq_full'], rank=30),
     Stage('ptq-grid', 'all methods, and ratios', [*GRID, *CURVE], 0.6, 'full', topics=['ptq_full'], rank=40),
     Stage('ptq-second', 'the second float model', SECOND_MODEL, 0.2, 'full', topics=['ptq_full'], rank=50),
@@ -52,12 +50,11 @@ def summarise(reader: Reader) -> dict[str, Any]:
     rows = []
     for experiment in [row for stage in STAGES for row in stage.experiments]:
         matches = reader.matches(experiment)
-        row: dict[str, Any] = {'name': experiment.name, 'split': experiment.split, 'box': None, 'loss': None}
+        row: dict[str, Any] = {'name': experiment.name, 'box': None, 'loss': None}
         if matches is not None:
             row['box'] = score(matches).as_dict()
             reference = SECOND if experiment in SECOND_MODEL else FLOAT
-            same_pictures = reference if experiment.split == 'val' else reference.on(str(experiment.split))
-            paired = reader.matches(same_pictures)
+            paired = reader.matches(reference)
             row['loss'] = None if paired is None else difference(matches, paired).as_dict()
         rows.append(row)
     return {'rows': rows}
@@ -65,12 +62,9 @@ def summarise(reader: Reader) -> dict[str, Any]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """The page."""
-    cells = [
-        [row['name'], row['split'], *interval_cells(row['box']), *interval_cells(row['loss'])]
-        for row in summary['rows']
-    ]
-    header = ['model', 'split', 'box AP', '95 %', 'against float', '95 %']
-    return f"""# Training-free quantization: seeds, methods, ratios, splits
+    cells = [[row['name'], *interval_cells(row['box']), *interval_cells(row['loss'])] for row in summary['rows']]
+    header = ['model', 'box AP', '95 %', 'against float', '95 %']
+    return f"""# Training-free quantization: seeds, methods, ratios
 
 As [the core rows](ptq.md), one row per calibration; exploratory, without a claim of its own.
 

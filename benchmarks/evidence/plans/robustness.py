@@ -99,15 +99,6 @@ STAGES = [
         topics=['robustness'],
         rank=60,
     ),
-    Stage(
-        'robustness-test',
-        'every arm on the test splits of both styles',
-        [arm.on(split) for arm in ARMS.values() for split in ('test', 'test_b')],
-        hours=0.8,
-        tier='full',
-        topics=['robustness'],
-        rank=61,
-    ),
 ]
 
 
