@@ -30,6 +30,7 @@ class Reader:
     store: Store
     repository: Path = REPOSITORY
     _data: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _matches: dict[str, Mapping[str, Matches]] = field(default_factory=dict)
 
     def result(self, experiment: Experiment) -> dict[str, Any] | None:
         """The result file, None where it was not run."""
@@ -50,7 +51,10 @@ class Reader:
         """Per-image matches, None where it was not run."""
         if self.result(experiment) is None:
             return None
-        return self.store.matches(fingerprint(experiment, self.repository))[kind]
+        key = fingerprint(experiment, self.repository)
+        if key not in self._matches:
+            self._matches[key] = self.store.matches(key)
+        return self._matches[key][kind]
 
     def claims(self) -> dict[str, Claim]:
         """The protocol's claims."""
@@ -86,6 +90,7 @@ class Topic:
         markdown: turns the summary into the page's text.
         plot: draws the summary into an empty matplotlib figure; None: no picture.
         size: of the picture in inches.
+        excerpt: turns the summary into what ``docs/results.md`` shows of it, between comments that name the topic.
     """
 
     name: str
@@ -93,6 +98,7 @@ class Topic:
     markdown: Callable[[dict[str, Any]], str]
     plot: Callable[[dict[str, Any], Any], None] | None = None
     size: tuple[float, float] = (9, 4)
+    excerpt: Callable[[dict[str, Any]], str] | None = None
 
 
 def render(topic: Topic, store: Store, repository: Path = REPOSITORY) -> dict[str, Any]:
@@ -105,7 +111,19 @@ def render(topic: Topic, store: Store, repository: Path = REPOSITORY) -> dict[st
     write_text(store.root / f'{topic.name}.md', f'{note}{topic.markdown(summary).strip()}\n{picture}')
     if topic.plot:
         _draw(topic, summary, store.root / f'{topic.name}.png')
+    if topic.excerpt:
+        _insert(topic.name, topic.excerpt(summary), store.root.with_suffix('.md'))
     return summary
+
+
+def _insert(name: str, text: str, page: Path) -> None:
+    """Put a topic's excerpt between its two comments in a page written by hand."""
+    begin, end = f'<!-- {name}: made by `experiments.py render {name}` -->\n', f'<!-- end of {name} -->'
+    written = page.read_text() if page.is_file() else f'{begin}{end}\n'
+    if begin not in written or end not in written:
+        raise ValueError(f'{page} has no place for {name}; add the lines {begin.strip()!r} and {end!r}')
+    before, rest = written.split(begin, 1)
+    write_text(page, f'{before}{begin}\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}')
 
 
 def _draw(topic: Topic, summary: dict[str, Any], path: Path) -> None:

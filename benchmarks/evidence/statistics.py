@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.stats import t as student
@@ -71,16 +72,27 @@ def bootstrap(
         seed: of the resampling.
     """
     images = _common_images(seeds)
-    weights = np.concatenate([np.ones((1, images), np.int32), image_weights(images, samples, seed)])
-    known: dict[int, np.ndarray] = {}  # an arm shared by the seeds (the float model) is computed once
-
-    def ap(matches: Matches) -> np.ndarray:
-        if id(matches) not in known:
-            known[id(matches)] = mean_ap(matches, weights, threshold)
-        return known[id(matches)]
-
-    values = np.stack([statistic(**{name: ap(matches) for name, matches in arms.items()}) for arms in seeds])
+    values = np.stack(
+        [
+            statistic(**{name: _resampled(matches, samples, seed, threshold) for name, matches in arms.items()})
+            for arms in seeds
+        ]
+    )
     return interval_of(values[:, 0], values[:, 1:], images=images, seed=seed)
+
+
+# one arm meets many others, on many pages
+_KNOWN: WeakKeyDictionary[Matches, dict[tuple[int, int, float | None], np.ndarray]] = WeakKeyDictionary()
+
+
+def _resampled(matches: Matches, samples: int, seed: int, threshold: float | None = None) -> np.ndarray:
+    """AP on all pictures, then on each resample of them: (1 + samples,)."""
+    known = _KNOWN.setdefault(matches, {})
+    if (samples, seed, threshold) not in known:
+        images = len(matches.image_ids)
+        weights = np.concatenate([np.ones((1, images), np.int32), image_weights(images, samples, seed)])
+        known[samples, seed, threshold] = mean_ap(matches, weights, threshold)
+    return known[samples, seed, threshold]
 
 
 def interval_of(points: np.ndarray, values: np.ndarray, *, images: int, seed: int = 0) -> Interval:
@@ -133,10 +145,8 @@ def bootstrap_sets(sets: Sequence[Arms], statistic: Statistic, *, samples: int =
     draws = {}
     images = 0
     for number, arms in enumerate(sets):
-        count = _common_images([arms])
-        weights = np.concatenate([np.ones((1, count), np.int32), image_weights(count, samples, seed + number)])
-        draws.update({name: mean_ap(matches, weights) for name, matches in arms.items()})
-        images += count
+        images += _common_images([arms])
+        draws.update({name: _resampled(matches, samples, seed + number) for name, matches in arms.items()})
     values = statistic(**draws)
     return interval_of(values[:1], values[None, 1:], images=images)
 

@@ -42,6 +42,27 @@ def test_page_is_written_from_results_and_stable(tmp_path: Path) -> None:
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
 
+def test_excerpt_replaces_its_own_place_only(tmp_path: Path) -> None:
+    store, page = Store(tmp_path / 'results'), tmp_path / 'results.md'
+    topic = Topic(
+        'topic', lambda reader: {'n': 1}, lambda summary: '# Topic', excerpt=lambda summary: f'n is {summary["n"]}'
+    )
+    page.write_text(
+        '# Results\n\n<!-- topic: made by `experiments.py render topic` -->\nold\n<!-- end of topic -->\nend\n'
+    )
+    render(topic, store)
+    first = page.read_text()
+    assert 'n is 1' in first
+    assert 'old' not in first
+    assert first.startswith('# Results\n\n<!--')
+    assert first.endswith('<!-- end of topic -->\nend\n')
+    render(topic, store)
+    assert page.read_text() == first
+    page.write_text('# Results\n')
+    with pytest.raises(ValueError, match='no place for topic'):
+        render(topic, store)
+
+
 def test_results_on_different_data_do_not_meet_on_a_page(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(fingerprint(ONE), {'name': 'one', 'data': {'val': 'aaaa'}})

@@ -131,6 +131,7 @@ DIFFERENCES = {
     'Q16': ([QAT], [LONGER]),
     'Q17': ([MIXED['1.52x']], [QAT]),
     'Q18': ([MIXED['1.52x']], [CONTROL]),
+    'Q19': ([ADAPTED[0.8]], [INDEPENDENT_MIXED[0.8]]),
 }
 TOPIC = ['qat']
 STAGES = [
@@ -188,7 +189,7 @@ STAGES = [
         ABLATIONS,
         hours=3.2,
         tier='full',
-        claims=['Q12', 'Q13', 'Q14', 'Q15'],
+        claims=['Q12', 'Q13', 'Q14', 'Q15', 'Q19'],
         topics=TOPIC,
         rank=52,
     ),
