@@ -35,6 +35,7 @@ HEADLINES = (
     Headline('Ratio 0.4 (1.21x) is lossless against the model SAQA starts from', 'Q3', 'U5'),
     Headline('The same over seeds', 'Q9'),
     Headline('Ratio 0.4 is lossless against as much uniform training', 'Q4', 'U6'),
+    Headline('The same over seeds', 'Q22'),
     Headline('Three tiers at 1.52x lose at most a point against the model they start from', 'Q17'),
     Headline('Three tiers at 1.52x lose at most a point against as much uniform training', 'Q18', 'U10'),
     Headline('Better than SparseViT at 1.21x', 'Q5', 'U7'),

@@ -90,6 +90,7 @@ QATS = [QAT, *(seeded(QAT, seed, SHIPPED) for seed in range(1, 5))]
 SAQAS = [SAQA, *(seeded(SAQA, seed, QATS[seed]) for seed in range(1, 5))]
 CONTROLS = [CONTROL, *(seeded(CONTROL, seed, QATS[seed]) for seed in range(1, 5))]
 ADAPTED_SEEDS = [ADAPTED[0.4], *(at(SAQAS[seed], f'SAQA, ratio 0.4, seed {seed}', low=0.4) for seed in range(1, 5))]
+SEEDED = (QATS, SAQAS, CONTROLS, ADAPTED_SEEDS)
 
 THREE = trained('SAQA with pruning, ratio 0', 'saqa-prune-w4a4', QAT)
 MIXED = {name: at(THREE, f'SAQA with pruning, {name}', low, prune) for name, (low, prune, _) in TIERS.items()}
@@ -120,8 +121,8 @@ DIFFERENCES = {
     'Q5': ([ADAPTED[0.4]], [PRUNED[0.4]]),
     'Q6': ([ADAPTED[0.8]], [PRUNED[0.8]]),
     'Q7': ([QAT], [FLOAT]),
-    'Q8': (SAQAS, CONTROLS),
-    'Q9': (ADAPTED_SEEDS, QATS),
+    'Q8': (SAQAS[:3], CONTROLS[:3]),
+    'Q9': (ADAPTED_SEEDS[:3], QATS[:3]),
     'Q10': ([MIXED['1.52x']], [SKIPPED['1.52x']]),
     'Q11': ([MIXED['1.79x']], [SKIPPED['1.79x']]),
     'Q12': ([ADAPTED[0.6]], [W4A3]),
@@ -132,6 +133,9 @@ DIFFERENCES = {
     'Q17': ([MIXED['1.52x']], [QAT]),
     'Q18': ([MIXED['1.52x']], [CONTROL]),
     'Q19': ([ADAPTED[0.8]], [INDEPENDENT_MIXED[0.8]]),
+    'Q20': (SAQAS, CONTROLS),
+    'Q21': (ADAPTED_SEEDS, QATS),
+    'Q22': (ADAPTED_SEEDS[:3], CONTROLS[:3]),
 }
 TOPIC = ['qat']
 STAGES = [
@@ -165,13 +169,23 @@ STAGES = [
     ),
     Stage(
         'qat-seeds',
-        'gain at ratio 0 and loss at ratio 0.4, five paired seeds',
-        [*QATS, *SAQAS, *CONTROLS, *ADAPTED_SEEDS],
-        hours=6,
+        'gain at ratio 0 and loss at ratio 0.4, three paired seeds',
+        [arm for arms in SEEDED for arm in arms[:3]],
+        hours=3.5,
         tier='full',
-        claims=['Q8', 'Q9'],
+        claims=['Q8', 'Q9', 'Q22'],
         topics=TOPIC,
         rank=50,
+    ),
+    Stage(
+        'qat-five-seeds',
+        'the same with five',
+        [arm for arms in SEEDED for arm in arms],
+        hours=3.5,
+        tier='full',
+        claims=['Q20', 'Q21'],
+        topics=TOPIC,
+        rank=55,
     ),
     Stage(
         'qat-prune',
@@ -194,7 +208,15 @@ STAGES = [
         rank=52,
     ),
 ]
-PAGE_ROWS = [*CORE, LONGER, *QATS[1:3], THREE, *MIXED.values(), *SKIPPED.values(), *ABLATIONS]
+PAGE_ROWS = [
+    *CORE,
+    LONGER,
+    *(row for rows in SEEDED for row in rows[1:]),
+    THREE,
+    *MIXED.values(),
+    *SKIPPED.values(),
+    *ABLATIONS,
+]
 
 
 def summarise(reader: Reader) -> dict[str, Any]:
