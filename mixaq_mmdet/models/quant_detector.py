@@ -27,7 +27,9 @@ FLOAT_HEADS = ('encoder', 'decoder', 'panoptic_head')
 
 
 @MODELS.register_module(name='QuantDetector')
-def build_quant_detector(base: str, detector_quant: Mapping[str, Any], **model: Any) -> nn.Module:
+def build_quant_detector(
+    base: str | None = None, detector_quant: Mapping[str, Any] | None = None, **model: Any
+) -> nn.Module:
     """Build detector ``base`` and replace the Linear and Conv2d layers of its neck, RPN and heads.
 
     A function, not a class: classes and module paths stay stock. Deconvolutions stay float, and so do the heads of
@@ -39,8 +41,15 @@ def build_quant_detector(base: str, detector_quant: Mapping[str, Any], **model: 
         detector_quant: as ``quant`` of the backbone; override patterns are paths in the detector (``roi_head.*``).
         **model: the other keys of the detector's config.
     """
-    detector = MMDET_MODELS.build({'type': base, **model})
+    if not isinstance(base, str) or MMDET_MODELS.get(base) is None:
+        raise ValueError(f"model.base={base!r} is no detector that mmdet knows; give its type, such as base='MaskRCNN'")
+    if detector_quant is None:
+        raise ValueError(
+            "model.detector_quant is missing; give a method, such as detector_quant=dict(method='RepQ', w_bits=4, "
+            'a_bits=8), or quantize the backbone alone with its stock detector as model.type'
+        )
     method = build_method(detector_quant, 'detector_quant')
+    detector = MMDET_MODELS.build({'type': base, **model})
     attention_heads = any(hasattr(detector, name) for name in FLOAT_HEADS)
     parts = ('neck',) if attention_heads else PARTS
     parts = tuple(part for part in parts if isinstance(getattr(detector, part, None), nn.Module))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from mmengine.logging import print_log
 from torch import nn
 
 from ..registry import QUANTIZERS, lookup
@@ -51,6 +52,9 @@ def replace_layers(root: nn.Module, method: Method, prefix: str = '') -> list[st
         for name, child in list(parent.named_children()):
             path = f'{parent_path}.{name}' if parent_path else name
             if isinstance(child, nn.Linear | nn.Conv2d) and not isinstance(child, QuantWeight):
+                if not _is_plain(child):
+                    print_log(f'{path} stays float: {type(child).__name__} has a forward of its own', 'current')
+                    continue
                 paths.append(path)
                 if roles := method.roles(path):
                     tokens = next((number for block, number in window_tokens.items() if path.startswith(block)), 1)
@@ -61,6 +65,14 @@ def replace_layers(root: nn.Module, method: Method, prefix: str = '') -> list[st
                 paths.append(path)
                 setattr(parent, name, _quant_product(parent, name, path, method.roles(path)))
     return paths
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer does what its base class does: no normalised (NormedLinear) or standardised (ConvWS) weights."""
+    kind = type(layer)
+    if getattr(kind, 'same_product', False) or kind.__module__ == 'mmcv.cnn.bricks.wrappers':
+        return True
+    return kind.forward in (nn.Linear.forward, nn.Conv2d.forward)
 
 
 def check_overrides(method: Method, paths: list[str]) -> None:

@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.runner.checkpoint import load_state_dict
 from tiny_detector import stock_config, tiny_mask_rcnn
 from torch import nn
 
@@ -125,6 +126,40 @@ def test_heads_of_the_detr_family_stay_float_and_say_so(monkeypatch):
     model.test_step(batches(1)[0])
 
 
+def test_layers_with_a_forward_of_their_own_stay_what_they_are():
+    cfg = tiny_mask_rcnn(type='TwoBranchSwin')
+    cfg.roi_head.bbox_head.update(cls_predictor_cfg={'type': 'NormedLinear', 'tempearture': 20})
+    torch.manual_seed(0)
+    stock = MODELS.build(cfg).eval()
+    cfg.update(type='QuantDetector', base=cfg.type, detector_quant=HEADS)
+    model = MODELS.build(cfg).eval()
+    assert type(model.roi_head.bbox_head.fc_cls).__name__ == 'NormedLinear'
+    assert isinstance(model.roi_head.bbox_head.fc_reg, QuantLinear)
+    model.load_state_dict(stock.state_dict(), strict=False)
+    features = torch.randn(2, stock.roi_head.bbox_head.fc_cls.in_features)
+    with quantizer_mode(model, 'float'), torch.no_grad():
+        torch.testing.assert_close(model.roi_head.bbox_head.fc_cls(features), stock.roi_head.bbox_head.fc_cls(features))
+
+
+@pytest.mark.parametrize('heads', [HEADS, {'method': 'LSQ', 'w_bits': 8, 'a_bits': 8}])
+def test_a_head_for_other_classes_is_calibrated_anew(heads):
+    model = detector(heads)
+    Calibrator(model).run(batches(1))
+    cfg = tiny_mask_rcnn(type='TwoBranchSwin')
+    for head in (cfg.roi_head.bbox_head, cfg.roi_head.mask_head):
+        head.num_classes = head.num_classes + 2
+    cfg.update(type='QuantDetector', base=cfg.type, detector_quant=heads)
+    other = MODELS.build(cfg).eval()
+    load_state_dict(other, model.state_dict())  # mmengine's: warns of sizes that differ
+    resized = [quantizer.name for quantizer in uncalibrated(other)]
+    assert sorted(resized) == [
+        f'roi_head.{layer}.weight' for layer in ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')
+    ]
+    Calibrator(other).run(batches(1))
+    assert not uncalibrated(other)
+    assert other.roi_head.bbox_head.fc_cls.quantized_weight().abs().max() > 0
+
+
 def test_its_file_is_refused_by_a_plain_detector_and_by_other_bits():
     state = detector().state_dict()
     with pytest.raises(ValueError, match=r'holds a quantized model, but model\.detector_quant is absent'):
@@ -147,3 +182,18 @@ def test_its_file_is_refused_by_a_plain_detector_and_by_other_bits():
 def test_bad_configs(heads, message):
     with pytest.raises(ValueError, match=message):
         detector(heads)
+
+
+def test_a_missing_method_is_refused_by_name():
+    cfg = tiny_mask_rcnn(type='TwoBranchSwin')
+    cfg.update(type='QuantDetector', base=cfg.type)
+    with pytest.raises(ValueError, match=r'model\.detector_quant is missing'):
+        MODELS.build(cfg)
+
+
+@pytest.mark.parametrize('base', [None, 'MaskRCN'])
+def test_an_unknown_base_is_refused_by_name(base):
+    cfg = {**tiny_mask_rcnn(type='TwoBranchSwin'), 'type': 'QuantDetector', 'detector_quant': HEADS}
+    cfg |= {} if base is None else {'base': base}
+    with pytest.raises(ValueError, match=r'model\.base=.* is no detector that mmdet knows'):
+        MODELS.build(cfg)

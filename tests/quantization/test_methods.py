@@ -170,3 +170,17 @@ def test_config_in_the_checkpoint_is_complete_and_readable():
     config = decode_config(backbone({'method': 'RepQ', 'w_bits': 4}).state_dict()['quant_config'])
     assert config['method'] == 'RepQ'
     assert (config['w_bits'], config['a_bits'], config['low_a_bits'], config['patch_bits']) == (4, 8, 8, 8)
+
+
+def test_low_bits_follow_the_high_ones_of_an_override_unless_they_were_given():
+    def low(override=(), **bits):
+        method = build_method({'method': 'RepQ', 'w_bits': 4, **bits, 'overrides': list(override)})
+        return method.roles('stages.0.blocks.0.attn.w_msa.qkv')['qkv_in']
+
+    wider = {'pattern': 'stages.0.*', 'a_bits': 8}
+    assert low([wider], a_bits=4)['low_bits'] == 8
+    assert low([wider], a_bits=4, low_a_bits=4)['low_bits'] == 4
+    assert low([wider, {'pattern': '*', 'low_a_bits': 2}], a_bits=4)['low_bits'] == 2
+    assert low([{'pattern': '*', 'low_a_bits': 2}, wider], a_bits=4)['low_bits'] == 2
+    assert low([{'pattern': '*', 'a_bits': 3}], a_bits=8, low_a_bits=4)['low_bits'] == 3
+    assert low(a_bits=4)['low_bits'] == 4

@@ -92,6 +92,18 @@ def test_folded_float_model_is_the_float_model(calibrated):
     assert any(int(m.folded) for m in calibrated.modules() if hasattr(m, 'folded'))
 
 
+def test_calibrating_again_folds_the_padding_again():
+    """A file of the backbone alone in a whole quantized detector is fitted a second time, on folded norms."""
+    model = backbone(QUANT)
+    Calibrator(model).run(images())
+    Calibrator(model).run([image * 2 for image in images()])
+    x = images()[0]
+    for ratio in (0.0, 0.5):
+        model.set_ratios(ratio)
+        with torch.no_grad(), quantizer_mode(model, 'float'):
+            assert signal_to_noise(backbone()(x), model(x)) > 100
+
+
 def test_padding_tokens_reach_the_layer_as_their_constant(calibrated):
     """What stock pads with zero must mean zero after the fold, also where zero lies outside a channel's grid."""
     qkv = calibrated.stages[0].blocks[0].attn.w_msa.qkv

@@ -80,6 +80,7 @@ class Method:
     ) -> None:
         self.w_bits = check_bits(w_bits, 'quant.w_bits')
         self.a_bits = check_bits(a_bits, 'quant.a_bits')
+        self._low_follows = low_a_bits is None
         self.low_a_bits = self.a_bits if low_a_bits is None else check_bits(low_a_bits, 'quant.low_a_bits')
         self.patch_bits = check_bits(patch_bits, 'quant.patch_bits')
         self.w_symmetric = w_symmetric
@@ -171,13 +172,16 @@ class Method:
         """Grid and bits of a role in quantizer terms, or None where an override leaves it float."""
         chosen = {**self.bits_of(module_path), 'enabled': True}
         grid = self.quantizer_config(role)
+        follows = self._low_follows
         for override in self.overrides:
             if not fnmatchcase(module_path, override['pattern']) or role not in override.get('roles', ROLES):
                 continue
             chosen.update({key: override[key] for key in chosen if key in override})
             if 'low_a_bits' in override:
+                follows = False
                 _check_order(chosen['a_bits'], chosen['low_a_bits'], f'quant.overrides {override["pattern"]!r}')
-            chosen['low_a_bits'] = min(chosen['low_a_bits'], chosen['a_bits'])
+            low = chosen['a_bits'] if follows else chosen['low_a_bits']
+            chosen['low_a_bits'] = min(low, chosen['a_bits'])
             if grid['type'] == 'Uniform':
                 grid.update({key: override[key] for key in GRID_KEYS if key in override})
         if not chosen['enabled']:
@@ -186,8 +190,8 @@ class Method:
             return {**grid, 'bits': chosen['w_bits']}
         if role == 'patch_in':
             return {**grid, 'bits': self.patch_bits}
-        low = {'low_bits': chosen['low_a_bits']} if role in BRANCH_ROLES else {}
-        return {**grid, 'bits': chosen['a_bits'], **low}
+        low_bits = {'low_bits': chosen['low_a_bits']} if role in BRANCH_ROLES else {}
+        return {**grid, 'bits': chosen['a_bits'], **low_bits}
 
 
 def build_method(config: Mapping[str, Any], field: str = 'quant') -> Method:

@@ -164,7 +164,8 @@ def fold_into(fold: Fold, ratio: Tensor, shift: Tensor) -> None:
     linear.weight.copy_(weight)
     linear.folded.fill_(1)
     if fold.padded is not None:
-        fold.padded.pad_value.copy_(-shift)
+        # what an earlier fold put there is folded like any token
+        fold.padded.pad_value.copy_(fold.padded.pad_value.double() / ratio - shift)
 
 
 def _folds(block: Any) -> list[Fold]:

@@ -184,7 +184,12 @@ class Quantizer(nn.Module):
             self.calibrated.zero_()
             for name, value in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
                 state_dict.setdefault(prefix + name, value.detach())
+        own = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
+        # a head whose num_classes was edited: mmengine warns and keeps what the model has, which is no grid
+        resized = any(state_dict[prefix + n].shape != v.shape for n, v in own if prefix + n in state_dict)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if resized:
+            self.calibrated.zero_()
         self.ready = bool(self.calibrated)
 
     def extra_repr(self) -> str:

@@ -162,10 +162,10 @@ class LearnedQuantizer(Quantizer):
     @torch.no_grad()
     def values_of(self, samples: Samples) -> Tensor:
         """With the mean step and the mean offset where samples know no positions and channels."""
-        step = self.step.detach().float().cpu().clamp(min=MIN_STEP)
+        step = self.step.detach().float().clamp(min=MIN_STEP)
         step = step.view(-1) if self.axis is not None else step.mean().view(1)
-        shift = torch.zeros(1) if self.before is None else self.before.detach().float().mean().cpu().view(1)
-        return self._snapped(samples.values, step, shift)
+        shift = step.new_zeros(1) if self.before is None else self.before.detach().float().mean().view(1)
+        return self._snapped(samples.values, step.to(samples.values), shift.to(samples.values))
 
     def simulate(self, samples: Samples, low: Tensor, high: Tensor) -> Tensor:
         return self._snapped(samples.values, *self._from_range(low, high))
