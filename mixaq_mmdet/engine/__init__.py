@@ -1,6 +1,6 @@
 """Loops, hooks and wrappers that run a detector; importing registers them."""
 
-from .hooks import CalibrationHook, ExactResumeHook, start_distillation
+from .hooks import CalibrationHook, CostHook, ExactResumeHook, WindowMapHook, start_distillation
 from .optim_wrapper import (
     SparsityAwareAmpOptimWrapper,
     SparsityAwareOptimWrapper,
@@ -10,10 +10,12 @@ from .ptq_loop import PTQLoop
 
 __all__ = [
     'CalibrationHook',
+    'CostHook',
     'ExactResumeHook',
     'PTQLoop',
     'SparsityAwareAmpOptimWrapper',
     'SparsityAwareOptimWrapper',
     'SparsityAwareOptimWrapperConstructor',
+    'WindowMapHook',
     'start_distillation',
 ]

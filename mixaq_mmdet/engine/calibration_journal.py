@@ -80,8 +80,9 @@ class BlockJournal:
 
 
 def calibration_key(model: nn.Module, configs: Sequence[dict[str, Any]], images: Sequence[Any], seed: int) -> str:
-    """What decides a calibration, as a digest: weights before it, method configs, images and seed."""
-    digest = hashlib.sha256(json.dumps([configs, [str(image) for image in images], seed], default=list).encode())
+    """What decides a calibration, as a digest: weights before it, configs, images and seed."""
+    text = json.dumps([configs, [str(image) for image in images], seed], default=str, sort_keys=True)
+    digest = hashlib.sha256(text.encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ def calibrate_in_runner(
     calibrator = Calibrator(runner.model, tick=lambda: bar[0].update() if bar else None, branches=branches)
     ids = sorted((image for share in all_gather_object(image_ids(loader)) for image in share), key=str)
     if resumable:
-        key = calibration_key(calibrator.model, calibrator.configs, ids, seed)
+        key = calibration_key(calibrator.model, [*calibrator.configs, _inputs(runner.cfg)], ids, seed)
         calibrator.journal = BlockJournal(Path(runner.work_dir) / JOURNAL_FOLDER, key)
         if len(calibrator.journal):
             print_log(f'calibration: {len(calibrator.journal)} finished blocks are taken over', 'current')
@@ -83,3 +84,15 @@ def calibrate_in_runner(
         content = {'seed': seed, 'image_ids': ids, 'quantizers': as_json(lines)}
         write_whole(Path(runner.work_dir) / SUMMARY_FILE, json.dumps(content, indent=1))
     return calibrator.journal
+
+
+def _inputs(cfg: Any) -> dict[str, Any]:
+    """What blocks see depends on it, beside weights and images: the model's other settings and how images are read."""
+    model = copy.deepcopy(cfg.to_dict()['model'])
+    for name in ('low_ratios', 'prune_ratios'):  # calibration runs ratios of its own
+        model.get('backbone', {}).pop(name, None)
+    return {
+        'model': model,
+        'pipeline': reading_pipeline(cfg),
+        'dataset': (cfg.get('train_dataloader') or {}).get('dataset'),
+    }

@@ -69,7 +69,7 @@ def _weight_noise(model: nn.Module) -> dict[str, float]:
     for layer in model.modules():
         if isinstance(layer, QuantWeight) and isinstance(layer.weight_quant, Quantizer) and layer.weight_quant.ready:
             quantizer = layer.weight_quant
-            samples = Samples.exact(layer.weight, quantizer.axis, quantizer.name)
+            samples = Samples.exact(layer.weight.cpu(), quantizer.axis, quantizer.name)
             noise[quantizer.name] = samples.sqnr(quantizer.values_of(samples))
     return noise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
@@ -28,6 +29,7 @@ class PTQLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner: Any, dataloader: Any, num_images: int = 32, seed: int = 0) -> None:
         refuse_averaging(runner)
+        _save_at_the_end(runner)
         self.seed = seed
         super().__init__(runner, loader_for(runner, dataloader, num_images, seed), max_epochs=1)
         # schedulers and time estimates divide by it, and a rank may have no image
@@ -54,3 +56,11 @@ class PTQLoop(EpochBasedTrainLoop):
         self._epoch += 1
         if journal is not None:
             journal.clear()
+
+
+def _save_at_the_end(runner: Any) -> None:
+    """Let CheckpointHooks of any schedule (recipes of Mask2Former count iterations) save the one epoch there is."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            hook.by_epoch, hook.interval, hook.save_begin = True, 1, 0
+            hook.filename_tmpl = hook.filename_tmpl.replace('iter_', 'epoch_')

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from tiny_detector import tiny_config
 
 from mixaq_mmdet.engine.calibration import uncalibrated
+from mixaq_mmdet.engine.calibration_run import _inputs
 
 QUANT = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
 LOOP = {'type': 'PTQLoop', 'num_images': 3}
@@ -71,10 +72,44 @@ def test_a_resumed_calibrated_file_validates_and_ends(tiny_coco, calibrated, mon
 
     monkeypatch.setattr('mixaq_mmdet.engine.ptq_loop.calibrate_in_runner', fail)
     before = (calibrated / 'epoch_1.pth').read_bytes()
-    runner = Runner.from_cfg(ptq_config(tiny_coco, calibrated, resume=True))
+    # its sampler has no seed to restore
+    hooks = {'custom_hooks': [{'type': 'ExactResumeHook'}]}
+    runner = Runner.from_cfg(ptq_config(tiny_coco, calibrated, resume=True, **hooks))
     runner.train()
     assert runner.val_loop.dataloader is not None
     assert (calibrated / 'epoch_1.pth').read_bytes() == before
+
+
+def test_recipes_that_count_iterations_save_the_result_too(tiny_coco, tmp_path, float_file):
+    cfg = ptq_config(tiny_coco, tmp_path, load_from=float_file)
+    cfg.default_hooks = {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 5000}}
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['state_dict']
+    assert int(saved['backbone.stages.0.blocks.0.attn.w_msa.qkv.folded']) == 1
+    assert not (tmp_path / 'calibration_blocks').exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an accelerator that CUDA can see')
+@pytest.mark.parametrize('method', ['MinMax', 'RepQ', 'LSQ', 'OFQ'])
+def test_calibrates_on_an_accelerator(tiny_coco, tmp_path, float_file, method):
+    cfg = ptq_config(tiny_coco, tmp_path, load_from=float_file, **{'model.backbone.quant.method': method})
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert next(runner.model.parameters()).is_cuda
+    assert not uncalibrated(runner.model)
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_what_blocks_see_is_part_of_the_key_of_finished_blocks(tiny_coco, tmp_path):
+    cfg = ptq_config(tiny_coco, tmp_path)
+    known = json.dumps(_inputs(cfg), default=str, sort_keys=True)
+    ratios = ptq_config(tiny_coco, tmp_path, **{'model.backbone.prune_ratios': 0.1})
+    assert json.dumps(_inputs(ratios), default=str, sort_keys=True) == known
+    ranking = ptq_config(tiny_coco, tmp_path, **{'model.backbone.importance': {'type': 'L2', 'reverse': True}})
+    mean = ptq_config(tiny_coco, tmp_path, **{'model.data_preprocessor.mean': [0.0, 0.0, 0.0]})
+    for other in (ranking, mean):
+        assert json.dumps(_inputs(other), default=str, sort_keys=True) != known
 
 
 def test_refuses_to_start_from_nothing(tiny_coco, tmp_path):

@@ -43,6 +43,19 @@ def test_flip_augmentation_of_a_config_that_has_none(test_files, tmp_path):
     assert (tmp_path / 'work_dir').is_dir()
 
 
+def test_augmented_images_are_nothing_to_calibrate_on(test_files, tmp_path):
+    config = tmp_path / 'quantized.py'
+    config.write_text(
+        f"""_base_ = ['{test_files[0]}']
+model = dict(backbone=dict(type='TwoBranchSwin', quant=dict(method='MinMax')), roi_head=dict(mask_head=None))
+test_evaluator = dict(metric='bbox')
+custom_hooks = [dict(type='CalibrationHook')]
+"""
+    )
+    with pytest.raises(ValueError, match='--tta: the checkpoint is not calibrated'):
+        load_tool('test.py').main([str(config), str(test_files[1]), '--tta'])
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ..calibration import check_branches, quantized_backbone, uncalibrated
@@ -57,6 +58,12 @@ class CalibrationHook(Hook):
             branches = 'low'
         else:
             return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if isinstance(model, BaseTTAModel):
+            raise ValueError(
+                '--tta: the checkpoint is not calibrated, and augmented images are nothing to calibrate on; run '
+                'tools/train.py with train_cfg=dict(type="PTQLoop") and test the checkpoint that it writes'
+            )
         if not trains:  # a training's first step copies the calibrated model into the average
             refuse_averaging(runner)
         loader = loader_for(runner, runner.cfg.get('train_dataloader'), self.num_images, self.seed)

@@ -83,7 +83,7 @@ class ExactResumeHook(Hook):
         stored, self._to_restore = self._to_restore, None
         if runner.iter == 0:  # load_from starts a new run
             return
-        if stored is not None:
+        if stored is not None and stored['sampler_seed'] is not None:  # None: a sampler without one, as PTQLoop's
             shuffler(runner.train_dataloader).seed = stored['sampler_seed']
         own = self._states_of_this_rank(runner, stored)
         loop = runner.train_loop
