@@ -57,6 +57,12 @@ def check_convertible(backbone: nn.Module) -> None:
         raise ValueError(
             'model.detector_quant: neck and heads do not convert; calibrate the backbone alone, without QuantDetector'
         )
+    last = len(backbone.stages) - 1
+    if max(backbone.out_indices) < last:
+        raise ValueError(
+            f'model.backbone.out_indices={tuple(backbone.out_indices)} leaves the last stage unused and uncalibrated; '
+            f'only a backbone that runs whole converts, so let out_indices include {last} when calibrating'
+        )
     missing = [q.name for q in backbone.modules() if isinstance(q, Quantizer) and not q.ready]
     if missing:
         raise ValueError(

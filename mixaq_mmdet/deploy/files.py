@@ -34,6 +34,9 @@ def convert_detector(cfg: Config, checkpoint: str, path: Path) -> Path:
     """
     if path.suffix == '.py':
         raise ValueError(f'-o {str(path)!r} would be overwritten by the config; choose another ending, such as .pth')
+    for kept, what in ((checkpoint, 'checkpoint'), (cfg.filename, 'config')):
+        if kept and Path(kept).expanduser().resolve() in (path.resolve(), path.with_suffix('.py').resolve()):
+            raise ValueError(f'-o {str(path)!r} would overwrite the {what} {kept!r}; choose another name or folder')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model_cfg = cfg.model.copy()
     if model_cfg.type == 'QuantDetector':

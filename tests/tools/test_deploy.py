@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny_detector import tiny_mask_rcnn
 from tool_process import load_tool
 
+from mixaq_mmdet.deploy.convert import check_convertible
 from mixaq_mmdet.deploy.files import read_detector
 from mixaq_mmdet.deploy.state import FORMAT, VERSION, write_header
 from mixaq_mmdet.engine.calibration import Calibrator
@@ -62,6 +63,29 @@ def test_uncalibrated_checkpoints_are_refused_and_nothing_is_written(detector):
     with pytest.raises(SystemExit, match='error: the model is not calibrated'):
         convert(folder, 'float.pth', 'none.pth')
     assert not list(folder.glob('*none*'))
+
+
+@pytest.mark.parametrize(
+    ('out', 'what'), [('calibrated.pth', 'checkpoint'), ('config.pth', 'config'), ('calibrated.pt', None)]
+)
+def test_nothing_that_is_read_is_overwritten(detector, out, what):
+    folder, _ = detector
+    before = {name: (folder / name).read_bytes() for name in ('config.py', 'calibrated.pth')}
+    if what is None:
+        convert(folder, 'calibrated.pth', out)
+    else:
+        with pytest.raises(SystemExit, match=f'error: -o .* would overwrite the {what}'):
+            convert(folder, 'calibrated.pth', out)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_a_backbone_that_stops_early_is_refused_by_its_field(detector, tmp_path):
+    cfg = Config(dict(model=tiny_mask_rcnn(**BACKBONE), default_scope='mmdet'))
+    cfg.model.backbone.out_indices = (0,)
+    backbone = MODELS.build(cfg.model.backbone)
+    Calibrator(backbone).run([torch.randn(1, 3, 64, 64)])
+    with pytest.raises(ValueError, match=r'model\.backbone\.out_indices=\(0,\) leaves the last stage unused'):
+        check_convertible(backbone)
 
 
 def test_an_interruption_keeps_the_old_file(detector, monkeypatch):
