@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
+from mixaq_mmdet.quantization.quantizers.base import NotCalibratedError
 
 # each is a module mixaq_mmdet/analysis/commands/<name>.py with ``add_arguments(parser)`` and ``run(options)``
 COMMANDS = {
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         args.run(args)
-    except ValueError as error:
+    except (ValueError, NotCalibratedError) as error:
         sys.exit(f'error: {error}')
 
 

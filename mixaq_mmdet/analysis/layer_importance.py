@@ -61,6 +61,7 @@ def relevance_picture(image: Tensor, tokens: Tensor, strength: float = 0.65) -> 
     Returns:
         (H, W, 3) uint8 RGB.
     """
+    image, tokens = image.cpu(), tokens.cpu()
     veil = F.interpolate(tokens[None, None].float(), image.shape[1:], mode='bilinear', align_corners=False)[0]
     # few tokens hold most of it: relative to the 99th percentile the rest can be seen, too
     top = torch.quantile(tokens.float().flatten(), 0.99).clamp(min=1e-12)

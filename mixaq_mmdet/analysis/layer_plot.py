@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
+from .visualization import save_figure
 
 SHORT = {'attn.w_msa.': '', 'stages.': 's', '.blocks.': 'b', 'ffn.layers.0.0': 'fc1', 'ffn.layers.1': 'fc2'}
 
@@ -22,7 +23,21 @@ def plot_layers(
 ) -> None:
     """Write a picture with one panel per quantity; all share their layers. The title names the unit."""
     layers = list(next(iter(panels.values())))
-    figure = Figure(figsize=(14, 2.2 * len(panels) + 1))
+
+    def draw(figure: Any) -> None:
+        figure.set_size_inches(14, 2.2 * len(panels) + 1)
+        _draw(figure, panels, layers, logarithmic, title)
+
+    save_figure(path, draw, dpi=110)
+
+
+def _draw(
+    figure: Any,
+    panels: Mapping[str, Mapping[str, float]],
+    layers: Sequence[str],
+    logarithmic: tuple[str, ...],
+    title: str,
+) -> None:
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
     for axis, (name, values) in zip(axes[:, 0], panels.items(), strict=True):
         axis.bar(range(len(layers)), [values.get(layer, 0) for layer in layers], color='#1f6f8b')
@@ -33,5 +48,3 @@ def plot_layers(
     axes[-1, 0].set_xticks(range(len(layers)), [short_name(name) for name in layers], rotation=90, fontsize=6)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)

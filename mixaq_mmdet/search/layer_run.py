@@ -24,8 +24,10 @@ from mixaq_mmdet.engine.environment import device, versions
 from .allocation import bit_overrides
 from .layer_costs import LayerCosts, mean_bits
 from .layer_search import SCOPES, LayerPlan, plan_quant, ratio_losses, search_layers
+from .report import write_spelled_out
 
 METHOD = 'MixQViT'
+RATIOS = ('low_ratios', 'prune_ratios')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,8 @@ def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
             'width for both, so start from a config with equal ones, such as w_bits=4, a_bits=4'
         )
     budget = 1.0 if options.budget is None else options.budget
-    cfg.model.backbone.pop('low_ratios', None)
+    # what is written says again which of the config's own ratios count no more
+    ratios: dict[str, Any] = {name: 0.0 for name in RATIOS if cfg.model.backbone.pop(name, None) is not None}
     reference: Any = loaded_detector(cfg, options.checkpoint, {})
     images, ids = preprocessed(cfg, reference, options.images, options.seed)
     measure = Divergence(reference, images)
@@ -68,15 +71,15 @@ def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
         base = {'method': METHOD, 'w_bits': bits, 'a_bits': bits}
         return ratio_losses(calibrated({**base, 'overrides': bit_overrides(found, low=True)}), measure)
 
-    importance = _stored(options.importance, 'importance') or layer_importance(reference, images)[0]
-    stored = _stored(options.sensitivity, 'sensitivity')
+    shape = tuple(images[0]['inputs'].shape[2:])
+    costs = LayerCosts(reference.backbone, shape)
+    costs.fixed_bits(bits)
+    importance = _stored(options.importance, 'importance', costs) or layer_importance(reference, images)[0]
+    stored = _stored(options.sensitivity, 'sensitivity', costs)
     if stored:
         sensitivity = {name: {int(b): loss for b, loss in losses.items()} for name, losses in stored.items()}
     else:
         sensitivity = layer_sensitivity(uniform, options.bits, measure)
-    shape = tuple(images[0]['inputs'].shape[2:])
-    costs = LayerCosts(reference.backbone, shape)
-    costs.fixed_bits(bits)
     plan = search_layers(
         costs,
         importance,
@@ -87,11 +90,13 @@ def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
         losses_of if options.allocate == 'both' else None,
     )
     method = quant['method'] if quant['method'] in ('LSQ', 'OFQ') else METHOD
-    _write(options, cfg, plan, costs, importance, sensitivity, ids, plan_quant(plan, method, bits), budget)
+    if plan.low_ratios is not None:
+        ratios['low_ratios'] = plan.low_ratios
+    _write(options, cfg, plan, costs, importance, sensitivity, ids, plan_quant(plan, method, bits), ratios, budget)
     return plan
 
 
-def _stored(path: Path | None, key: str) -> Any:
+def _stored(path: Path | None, key: str, costs: LayerCosts) -> Any:
     if path is None:
         return None
     if not path.is_file():
@@ -99,6 +104,12 @@ def _stored(path: Path | None, key: str) -> Any:
     content = read_json(path, f'write it again with tools/analyze.py {key}')
     if not isinstance(content, dict) or key not in content:
         raise ValueError(f'--{key} {str(path)!r} holds no {key!r}; give what tools/analyze.py {key} wrote')
+    missing = sorted(set(costs.chosen) - set(content[key]))
+    if missing:
+        raise ValueError(
+            f'--{key} {str(path)!r} belongs to another model: {len(missing)} layers of this one are missing, '
+            f'among them {missing[0]}; write it with tools/analyze.py {key} and this config'
+        )
     return content[key]
 
 
@@ -111,6 +122,7 @@ def _write(
     sensitivity: dict[str, dict[int, float]],
     ids: list[Any],
     quant: dict[str, Any],
+    ratios: dict[str, Any],
     budget: float,
 ) -> None:
     folder, name = Path(cfg.work_dir), Path(options.config).stem
@@ -145,20 +157,32 @@ def _write(
     }
     plot_layers(folder / f'allocation_{name}.png', panels)
     remark = f'Bits of each layer, {mean:.2f} on average, at {plan.relative_operations:.3f} of the uniform operations.'
-    write_config(ready, options, cfg, plan, quant, remark)
+    write_config(ready, options, cfg, quant, ratios, remark)
     print(f'{remark}\nwritten to {folder}\ntest it: python tools/test.py {ready} {options.checkpoint}')
 
 
 def write_config(
-    path: Path, options: argparse.Namespace, cfg: Config, plan: LayerPlan, quant: dict[str, Any], remark: str
+    path: Path,
+    options: argparse.Namespace,
+    cfg: Config,
+    quant: dict[str, Any],
+    ratios: dict[str, Any],
+    remark: str,
 ) -> None:
     """A config that tools/test.py runs with the float checkpoint, calibrating in place, and tools/train.py saves."""
     hooks = copy.deepcopy(cfg.get('custom_hooks') or [])
     if not any(hook.get('type') == 'CalibrationHook' for hook in hooks):
         hooks.append({'type': 'CalibrationHook', 'num_images': options.calibration_images})
+    if options.cfg_options:
+        whole = Config(cfg.to_dict())
+        whole.model.backbone.quant = quant
+        whole.model.backbone.update(ratios)
+        whole.custom_hooks = hooks
+        write_spelled_out(path, whole, options.checkpoint, remark)
+        return
     base = os.path.relpath(Path(options.config).absolute(), path.absolute().parent)
     overrides = '\n'.join(f'    {override},' for override in quant['overrides'])
-    ratios = '' if plan.low_ratios is None else f'\n        low_ratios={plan.low_ratios},'
+    written = ''.join(f'\n        {name}={value},' for name, value in ratios.items())
     fields = ', '.join(f'{key}={value!r}' for key, value in quant.items() if key != 'overrides')
     write_whole(
         path,
@@ -172,7 +196,7 @@ overrides = [
 ]
 model = dict(
     backbone=dict(
-        quant=dict(_delete_=True, {fields}, overrides=overrides),{ratios}
+        quant=dict(_delete_=True, {fields}, overrides=overrides),{written}
     ),
 )
 custom_hooks = {[dict(hook) for hook in hooks]}

@@ -121,10 +121,7 @@ def write_config(
     if edited:
         whole = Config(cfg.to_dict())
         whole.merge_from_dict({f'model.backbone.{name}': values for name, values in ratios.items()})
-        whole.load_from = str(checkpoint)
-        for key in ('launcher', 'work_dir', 'model_wrapper_cfg'):
-            whole.pop(key, None)
-        write_whole(path, f'# {remark}\n{whole.pretty_text}\n')
+        write_spelled_out(path, whole, checkpoint, remark)
         return
     base = os.path.relpath(config.absolute(), path.absolute().parent)
     backbone = ', '.join(f'{name}={values}' for name, values in ratios.items())
@@ -133,3 +130,11 @@ def write_config(
         f'# {remark}\n_base_ = [{base!r}]\n\nload_from = {str(checkpoint)!r}\n'
         f'model = dict(backbone=dict({backbone}))\n',
     )
+
+
+def write_spelled_out(path: Path, whole: Config, checkpoint: str | Path, remark: str) -> None:
+    """A config without a base, for edits that its file does not hold."""
+    whole.load_from = str(checkpoint)
+    for key in ('launcher', 'work_dir', 'model_wrapper_cfg'):
+        whole.pop(key, None)
+    write_whole(path, f'# {remark}\n{whole.pretty_text}\n')

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 
 from mixaq_mmdet.analysis.latency import LatencyTable, measure
 from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.engine.calibration_data import reading_pipeline
 from mixaq_mmdet.engine.damaged_files import read_json
 from mixaq_mmdet.models.backbone_cost import swin_spec
 
@@ -160,7 +161,7 @@ def subject(cfg: Config, settings: Settings, ids: list[Any]) -> dict[str, Any]:
         model.get('backbone', {}).pop(name, None)
     with open(settings.checkpoint, 'rb') as file:
         weights = hashlib.file_digest(file, 'sha256').hexdigest()
-    text = json.dumps(model, sort_keys=True, default=str)
+    text = json.dumps([model, reading_pipeline(cfg)], sort_keys=True, default=str)
     return {
         'model': hashlib.sha256(text.encode()).hexdigest()[:16],
         'checkpoint': weights[:16],

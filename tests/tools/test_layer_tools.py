@@ -66,6 +66,31 @@ def test_from_importance_to_a_config_that_runs(files, tmp_path, capsys):
     assert evaluate(cfg, files[1], limit=1).images == 1
 
 
+def test_written_config_is_what_was_measured(files, tmp_path):
+    cfg = Config.fromfile(files[0])
+    cfg.model.backbone.update(low_ratios=0.5, prune_ratios=0.2)
+    cfg.dump(tmp_path / 'mixed.py')
+    few = ['--images', '1', '--calibration-images', '1', '--bits', '4', '8', '--work-dir', str(tmp_path / 'work')]
+    arguments = [str(tmp_path / 'mixed.py'), files[1], '--allocate', 'layers', '--budget', '1.5', *few]
+    load_tool('search.py').main(arguments)
+    ready = Config.fromfile(tmp_path / 'work/mixed_allocated.py')
+    assert ready.model.backbone.low_ratios == ready.model.backbone.prune_ratios == 0.0
+    edits = ['--cfg-options', 'model.backbone.drop_path_rate=0.25']
+    load_tool('search.py').main([*arguments, *edits])
+    edited = Config.fromfile(tmp_path / 'work/mixed_allocated.py')
+    assert edited.model.backbone.drop_path_rate == 0.25
+    assert edited.model.backbone.quant == ready.model.backbone.quant
+    assert edited.model.backbone.prune_ratios == 0.0
+    assert any(hook.type == 'CalibrationHook' for hook in edited.custom_hooks)
+
+
+def test_stored_values_of_another_model_are_refused(files, tmp_path):
+    (tmp_path / 'importance.json').write_text(json.dumps({'importance': {'layer1.conv': 1.0}}))
+    arguments = [*files, '--allocate', 'layers', '--images', '1', '--work-dir', str(tmp_path / 'work')]
+    with pytest.raises(SystemExit, match=r'--importance .* belongs to another model: .* stages\.0'):
+        load_tool('search.py').main([*arguments, '--importance', str(tmp_path / 'importance.json')])
+
+
 def test_alone_quantizes_one_layer(files):
     cfg = Config.fromfile(files[0])
     detector = calibrated_detector(cfg, files[1], dict(method='MixQViT', w_bits=2, a_bits=2), num_images=2)

@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> None:
     for image, one, image_id in list(zip(images, found, ids, strict=True))[: options.pictures]:
         if one is not None:
             picture = relevance_picture(original_image(detector, image['inputs']), one.tokens)
-            folder.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / f'relevance_{image_id}.png'), picture[..., ::-1])
+            encoded = cv2.imencode('.png', picture[..., ::-1])[1]
+            write_whole(folder / f'relevance_{image_id}.png', encoded.tobytes())
     content = {
         'config': options.config,
         'checkpoint': options.checkpoint,
