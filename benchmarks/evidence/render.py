@@ -13,7 +13,7 @@ from mixaq_mmdet.engine.matches import Matches
 
 from .claims import NOT_RUN, Claim, read_claims
 from .experiment import REPOSITORY, Experiment, fingerprint
-from .statistics import difference, score
+from .statistics import Interval, difference, score
 from .store import Store, write_json, write_text
 
 # Okabe and Ito's palette: told apart by every kind of colour vision
@@ -163,7 +163,7 @@ def claims_table(judged: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for entry in judged:
         found = entry['found']
-        text = NOT_RUN if found is None else f'{found["estimate"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]'
+        text = NOT_RUN if found is None else str(Interval.from_dict(found))
         rows.append([entry['id'], entry['claim'], entry['metric'], entry['margin'], text, f'**{entry["outcome"]}**'])
     return table(['id', 'claim', 'metric', 'margin', 'found [95 % interval]', 'outcome'], rows)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT_VARIABLE = 'MINICOCO_ROOT'
 DEFAULT_ROOT = 'data/minicoco/'
-SEALED = ('test', 'test_b')  # opened by `make reproduce` alone
+SEALED = ('test', 'test_b')  # refused without --open-test
 KINDS = ('fog', 'noise', 'blur', 'contrast')
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -42,10 +42,12 @@ class Interval:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Interval:
-        """Inverse of ``as_dict``, but for the rounding."""
-        return cls(**content)
+        """Inverse of ``as_dict``, but for the rounding; other keys are left aside."""
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return f'{self.estimate:.2f} (counted)'
         return f'{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]'
 
 

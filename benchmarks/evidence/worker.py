@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def describe(experiment: Experiment, key: str, checkpoint: Path | None, found: O
         'starts_from': start.name if isinstance(start, Experiment) else start,
         'measure': experiment.measure,
         'settings': dict(experiment.settings),
-        'command': f'python benchmarks/experiments.py run --experiment {experiment.name}',
+        'command': command(experiment),
         'metrics': dict(found.metrics),
         'extras': dict(found.extras),
         'images': found.images,
@@ -149,6 +150,12 @@ def describe(experiment: Experiment, key: str, checkpoint: Path | None, found: O
         'versions': environment.versions(),
         'device': environment.device(),
     }
+
+
+def command(experiment: Experiment) -> str:
+    """What runs this experiment alone, as a shell takes it."""
+    opened = ' --open-test' if experiment.sealed else ''
+    return f'python benchmarks/experiments.py run --experiment {shlex.quote(experiment.name)}{opened}'
 
 
 def seen(experiment: Experiment, repository: Path) -> list[str]:

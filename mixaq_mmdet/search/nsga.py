@@ -42,7 +42,7 @@ def search(
         from pymoo.operators.crossover.ux import UniformCrossover
         from pymoo.problems.static import StaticProblem
     except ImportError as error:
-        raise ValueError('the search needs pymoo; install it with `pip install mixaq_mmdet[search]`') from error
+        raise ValueError("the search needs pymoo; install it with `pip install -e '.[search]'`") from error
     problem: Any = Problem(n_var=space.genes, n_obj=2, xl=0, xu=LARGEST, vtype=int)
     mutation, repair = _operators(space)
     algorithm: Any = NSGA2(

@@ -123,11 +123,11 @@ def markdown(summary: dict[str, Any]) -> str:
     return '\n\n'.join(
         [
             '# Claims and outcomes',
-            f'{len(rows)} claims: {total}. What an outcome means and how intervals are made stands in '
-            '[protocol.md](protocol.md);\nmargins were fixed there before the runs. A claim that was not run names '
-            'the stage that runs it and its hours on two CPU cores:\n'
-            "`python benchmarks/experiments.py run --stage NAME`. The papers' main sentences, one row each, stand in "
-            '[results](../results.md).',
+            f"""{len(rows)} claims: {total}. What an outcome means and how intervals are made stands in
+[protocol.md](protocol.md); margins were fixed there before the runs, except that W2 to W4 repeat measurements that were
+known, and P and T were asked a second time, of the aligned model. A claim that was not run names the stage that runs it
+and its hours on two CPU cores: `python benchmarks/experiments.py run --stage NAME`. The papers' main sentences, one row
+each, stand in [results](../results.md).""",
             *parts,
         ]
     )
@@ -162,7 +162,7 @@ def _headline(line: Headline, known: dict[str, dict[str, Any]]) -> list[Any]:
 
 
 def _text(found: dict[str, Any] | None) -> str:
-    return NO_FIGURE if found is None else str(Interval.from_dict({k: found[k] for k in Interval.__annotations__}))
+    return NO_FIGURE if found is None else str(Interval.from_dict(found))
 
 
 def _kind(outcome: str) -> str:

@@ -147,7 +147,7 @@ is decided stands in [protocol.md](protocol.md).
 ## Accuracy of the float models, and its noise
 
 AP in points with its standard error and 95 % interval over images ({SAMPLES} bootstrap resamples). The test splits are
-opened by `make reproduce` alone.
+refused without `--open-test`.
 
 {table(['model', 'split', 'style', 'images', 'box AP', 's.e.', '95 %', 'mask AP', 's.e.', '95 %'], accuracy)}
 

@@ -164,7 +164,7 @@ def _intervals(claim: dict[str, Any]) -> list[str | None]:
 
 
 def _text(found: Mapping[str, Any]) -> str:
-    return f'{found["estimate"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]'
+    return str(Interval.from_dict(found))
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
