@@ -6,7 +6,7 @@ import argparse
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
     shape = tuple(images[0]['inputs'].shape[2:])
     costs = LayerCosts(reference.backbone, shape)
     costs.fixed_bits(bits)
-    importance = _stored(options.importance, 'importance', costs) or layer_importance(reference, images)[0]
-    stored = _stored(options.sensitivity, 'sensitivity', costs)
+    importance = _stored(options.importance, 'importance', set(costs.chosen)) or layer_importance(reference, images)[0]
+    stored = _stored(options.sensitivity, 'sensitivity', set(costs.chosen))
     if stored:
         sensitivity = {name: {int(b): loss for b, loss in losses.items()} for name, losses in stored.items()}
     else:
@@ -96,7 +96,7 @@ def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
     return plan
 
 
-def _stored(path: Path | None, key: str, costs: LayerCosts) -> Any:
+def _stored(path: Path | None, key: str, layers: Set[str]) -> Any:
     if path is None:
         return None
     if not path.is_file():
@@ -104,7 +104,7 @@ def _stored(path: Path | None, key: str, costs: LayerCosts) -> Any:
     content = read_json(path, f'write it again with tools/analyze.py {key}')
     if not isinstance(content, dict) or key not in content:
         raise ValueError(f'--{key} {str(path)!r} holds no {key!r}; give what tools/analyze.py {key} wrote')
-    missing = sorted(set(costs.chosen) - set(content[key]))
+    missing = sorted(layers - set(content[key]))
     if missing:
         raise ValueError(
             f'--{key} {str(path)!r} belongs to another model: {len(missing)} layers of this one are missing, '
