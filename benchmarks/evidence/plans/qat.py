@@ -220,6 +220,7 @@ PAGE_ROWS = [
     THREE,
     *MIXED.values(),
     *SKIPPED.values(),
+    *REASONS,
     *ABLATIONS,
 ]
 
