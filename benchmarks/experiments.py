@@ -19,7 +19,7 @@ from pathlib import Path
 
 from evidence import claims, splits
 from evidence.experiment import REPOSITORY, Experiment, fingerprint
-from evidence.render import Topic, render
+from evidence.render import Reader, Topic, render
 from evidence.runner import Runner
 from evidence.screen import Screen
 from evidence.stage import Stage, ordered, select
@@ -87,8 +87,9 @@ def run(options: argparse.Namespace, stages: Sequence[Stage], topics: dict[str, 
     for task in runner.tasks:
         if '\n' in task.message:
             screen.console.print(f'{task.title}: {task.message}', markup=False, highlight=False)
+    reader = Reader(store)
     for name in dict.fromkeys(topic for stage in stages for topic in stage.topics):
-        render(topics[name], store)
+        render(topics[name], reader)
         screen.console.print(f'rendered {store.root / name}.md', highlight=False)
     return code
 
@@ -146,10 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return list_stages(options, stages)
         if options.action == 'show':
             return show(options, stages)
+        reader = Reader(Store(options.results))
         for name in options.topic or topics:
             if name not in topics:
                 raise ValueError(f'topic {name!r} is unknown; use one of {sorted(topics)}')
-            render(topics[name], Store(options.results))
+            render(topics[name], reader)
     except ValueError as error:
         sys.exit(f'error: {error}')
     return 0

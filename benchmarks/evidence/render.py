@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixaq_mmdet.engine.matches import Matches
+from mixaq_mmdet.engine.matches import Matches, pool
 
 from .claims import NOT_RUN, Claim, read_claims
 from .experiment import REPOSITORY, Experiment, fingerprint
@@ -25,12 +25,16 @@ Arm = Experiment | Sequence[Experiment]
 
 @dataclass
 class Reader:
-    """Results by experiment. Results of one page must have seen the same data."""
+    """Results by experiment. Results of one page must have seen the same data.
+
+    Pages that share a reader share their matches, and with them the resamples that take most of a rendering's time.
+    """
 
     store: Store
     repository: Path = REPOSITORY
     _data: dict[str, tuple[str, str]] = field(default_factory=dict)
     _matches: dict[str, Mapping[str, Matches]] = field(default_factory=dict)
+    _pooled: dict[tuple[str, ...], Matches] = field(default_factory=dict)
 
     def result(self, experiment: Experiment) -> dict[str, Any] | None:
         """The result file, None where it was not run."""
@@ -55,6 +59,17 @@ class Reader:
         if key not in self._matches:
             self._matches[key] = self.store.matches(key)
         return self._matches[key][kind]
+
+    def pooled(self, experiments: Sequence[Experiment]) -> Matches | None:
+        """Box matches of several experiments as of one on all their pictures, None unless all were run."""
+        parts = [self.matches(experiment) for experiment in experiments]
+        found = [matches for matches in parts if matches is not None]
+        if len(found) < len(parts):
+            return None
+        keys = tuple(fingerprint(experiment, self.repository) for experiment in experiments)
+        if keys not in self._pooled:
+            self._pooled[keys] = pool(found)
+        return self._pooled[keys]
 
     def claims(self) -> dict[str, Claim]:
         """The protocol's claims."""
@@ -101,9 +116,10 @@ class Topic:
     excerpt: Callable[[dict[str, Any]], str] | None = None
 
 
-def render(topic: Topic, store: Store, repository: Path = REPOSITORY) -> dict[str, Any]:
+def render(topic: Topic, reader: Reader) -> dict[str, Any]:
     """Write the page; picture and text are made from the summary as it is written."""
-    summary = json.loads(json.dumps(topic.summarise(Reader(store, repository)), allow_nan=False))
+    store = reader.store
+    summary = json.loads(json.dumps(topic.summarise(reader), allow_nan=False))
     write_json(store.root / f'{topic.name}.json', summary)
     command = f'python benchmarks/experiments.py render {topic.name}'
     note = f'<!-- Made by `{command}` from the files in runs/; do not edit. -->\n'

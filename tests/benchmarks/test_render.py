@@ -33,12 +33,12 @@ def test_page_is_written_from_results_and_stable(tmp_path: Path) -> None:
         lambda summary: '# Topic\n\n' + table(['one', 'two'], [[summary['one'], summary['two']]]),
         plot,
     )
-    render(topic, store)
+    render(topic, Reader(store))
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert set(first) == {'topic.json', 'topic.md', 'topic.png'}
     assert '| 1.50 | - |' in first['topic.md'].decode()
     assert '![topic](topic.png)' in first['topic.md'].decode()
-    render(topic, store)
+    render(topic, Reader(store))
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
 
@@ -50,17 +50,17 @@ def test_excerpt_replaces_its_own_place_only(tmp_path: Path) -> None:
     page.write_text(
         '# Results\n\n<!-- topic: made by `experiments.py render topic` -->\nold\n<!-- end of topic -->\nend\n'
     )
-    render(topic, store)
+    render(topic, Reader(store))
     first = page.read_text()
     assert 'n is 1' in first
     assert 'old' not in first
     assert first.startswith('# Results\n\n<!--')
     assert first.endswith('<!-- end of topic -->\nend\n')
-    render(topic, store)
+    render(topic, Reader(store))
     assert page.read_text() == first
     page.write_text('# Results\n')
     with pytest.raises(ValueError, match='no place for topic'):
-        render(topic, store)
+        render(topic, Reader(store))
 
 
 def test_results_on_different_data_do_not_meet_on_a_page(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def preconditions_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
 
 def test_preconditions_page_before_anything_was_run(preconditions_store: tuple[Store, Path]) -> None:
     store, repository = preconditions_store
-    summary = render(preconditions.TOPICS[0], store, repository)
+    summary = render(preconditions.TOPICS[0], Reader(store, repository))
     assert {claim['outcome'] for claim in summary['claims']} == {'not run'}
     assert '| shipped | val | A | not run |' in (store.root / 'preconditions.md').read_text()
 
@@ -113,7 +113,7 @@ def test_preconditions_page_judges_what_was_run(preconditions_store: tuple[Store
     }
     result = {'name': 'w', 'images': 60, 'metrics': {}, 'extras': extras}
     store.write(fingerprint(preconditions.WINDOWS, repository), result)
-    summary = render(preconditions.TOPICS[0], store, repository)
+    summary = render(preconditions.TOPICS[0], Reader(store, repository))
     found = {claim['id']: claim['outcome'] for claim in summary['claims']}
     assert found['P1-1'] == found['P3'] == found['P4'] == 'holds'
     assert found['P2'] == 'not run'

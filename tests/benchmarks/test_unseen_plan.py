@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from evidence.claims import Claim
+from evidence.experiment import fingerprint
 from evidence.plans import unseen
+from evidence.render import Reader
 from evidence.splits import SEALED
 from evidence.statistics import CONTRADICTED, HOLDS, NOT_RESOLVED, Interval
+from evidence.store import Store
 
 from mixaq_mmdet.engine.matches import Matches, pool
 
@@ -35,6 +40,22 @@ def arm(own: int, other: int, of_pictures: int = 40) -> dict[str, Matches]:
         for split, found in zip(SEALED, (own, other), strict=True)
     }
     return {**parts, unseen.POOL: pool(list(parts.values()))}
+
+
+def test_row_counts_once_it_was_run_on_both_styles(tmp_path: Path) -> None:
+    reader = Reader(Store(tmp_path))
+    for found, split in zip((30, 20), SEALED, strict=True):
+        assert unseen.on_sets(reader, unseen.FLOAT) is None
+        matches = of(*(number < found for number in range(40)), split=split)
+        reader.store.write(fingerprint(unseen.FLOAT.on(split)), {'name': 'float'}, {'bbox': matches})
+    sets = unseen.on_sets(reader, unseen.FLOAT)
+    assert sets is not None
+    assert {name: len(matches.image_ids) for name, matches in sets.items()} == dict(
+        zip(unseen.SETS, (40, 40, 80), strict=True)
+    )
+    again = unseen.on_sets(reader, unseen.FLOAT)
+    assert again is not None
+    assert again[unseen.POOL] is sets[unseen.POOL]  # what was resampled for one page serves the next
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixaq_mmdet.engine.matches import Matches, pool
+from mixaq_mmdet.engine.matches import Matches
 
 from ..claims import NOT_RUN, Claim
 from ..experiment import Experiment
@@ -78,9 +78,10 @@ STAGES = [
 
 def on_sets(reader: Reader, row: Experiment) -> dict[str, Matches] | None:
     """Matches of a row on each style's split and on both pooled; None unless both were run."""
-    parts = {split: reader.matches(row.on(split)) for split in SEALED}
-    found = {split: matches for split, matches in parts.items() if matches is not None}
-    return {**found, POOL: pool(list(found.values()))} if len(found) == len(SEALED) else None
+    found = {split: reader.matches(row.on(split)) for split in SEALED}
+    found[POOL] = reader.pooled([row.on(split) for split in SEALED])
+    complete = {name: matches for name, matches in found.items() if matches is not None}
+    return complete if len(complete) == len(SETS) else None
 
 
 def judge_on_sets(claim: Claim, found: Mapping[str, Interval] | None) -> dict[str, Any]:
