@@ -140,8 +140,10 @@ class QuantWeight(nn.Module):
             self.bias = nn.Parameter(self.weight.new_zeros(self.weight.shape[0]))
 
     def quantized_weight(self) -> Tensor:
-        """The fake-quantized weight, the same for both branches."""
-        return self.weight_quant(self.weight) if self._frozen is None else self._frozen
+        """The fake-quantized weight, the same for both branches; in float mode the weight itself, kept one or not."""
+        if self._frozen is None or getattr(self.weight_quant, 'mode', None) == 'float':
+            return self.weight_quant(self.weight)
+        return self._frozen
 
     def freeze(self) -> None:
         """Keep the quantized weight across forwards, until ``train()``, loading, or a move of dtype or device.

@@ -117,7 +117,13 @@ def test_reconstruction_lowers_the_error_of_both_branches_on_held_out_images():
     before = held_out.errors(block)
     weights = {name: value.clone() for name, value in block.named_parameters()}
     method._learns = before_fit
-    BlockReconstruction(block, train.inputs, method._schedule()).run()
+    reconstruction = BlockReconstruction(block, train.inputs, method._schedule())
+    reconstruction.run()
+    for index in range(4):  # it trained towards the float block, weights included
+        with torch.no_grad(), quantizer_mode(block, 'float'):
+            expected = train.inputs.outputs(block, index)
+        for target, output in zip(reconstruction.targets, expected, strict=True):
+            assert torch.equal(target[index], output)
     after = held_out.errors(block)
     assert (after < before).all()
     assert after[1] < 0.9 * before[1]  # two bits leave the low branch more to win

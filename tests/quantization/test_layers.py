@@ -149,6 +149,11 @@ class TestFrozenWeights:
         with pytest.raises(ValueError, match=r'call eval\(\) first'):
             layer.train().freeze()
 
+    def test_float_mode_is_float_all_the_same(self, layer, x):
+        layer.freeze()
+        with quantizer_mode(layer, 'float'):
+            assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
     def test_deepcopy(self, layer, x):
         layer.freeze()
         assert torch.equal(copy.deepcopy(layer)(x), layer(x))

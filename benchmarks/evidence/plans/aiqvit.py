@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..experiment import Experiment
@@ -17,24 +18,30 @@ FIXED_RANK = {f'{QUANT}ranks': [8], f'{QUANT}curriculum': False}
 SEARCHED_RANK = {f'{QUANT}curriculum': False}
 SEEDS = range(5)
 
-FOCUSING = calibrated('+ focusing quantizer', RECIPE, **ALONE)
-FIXED = calibrated('+ compensation of rank 8', RECIPE, **FIXED_RANK)
-SEARCHED = calibrated('+ searched rank', RECIPE, **SEARCHED_RANK)
-WHOLE = calibrated('+ curriculum: AIQViT', RECIPE)
-MIXED = calibrated('AIQViT W4A4/A2, half low', 'mixaq-aiqvit-w4a4')
+
+def reconstructed(name: str, recipe: str, **overrides: Any) -> Experiment:
+    """Calibrate with reconstruction. The second revision trains towards float weights, the first towards quantized."""
+    return replace(calibrated(name, recipe, **overrides), revision=2)
+
+
+FOCUSING = reconstructed('+ focusing quantizer', RECIPE, **ALONE)
+FIXED = reconstructed('+ compensation of rank 8', RECIPE, **FIXED_RANK)
+SEARCHED = reconstructed('+ searched rank', RECIPE, **SEARCHED_RANK)
+WHOLE = reconstructed('+ curriculum: AIQViT', RECIPE)
+MIXED = reconstructed('AIQViT W4A4/A2, half low', 'mixaq-aiqvit-w4a4')
 CORE = [FLOAT, W4A4, FOCUSING, FIXED, SEARCHED, WHOLE, HARD, MIXED]
 
-W3A3_WHOLE = calibrated('AIQViT W3A3', RECIPE, **{f'{QUANT}w_bits': 3, f'{QUANT}a_bits': 3})
+W3A3_WHOLE = reconstructed('AIQViT W3A3', RECIPE, **{f'{QUANT}w_bits': 3, f'{QUANT}a_bits': 3})
 # neck and heads are RepQ's in both arms: the compensation is the backbone's
-DETECTOR_WHOLE = calibrated(
+DETECTOR_WHOLE = reconstructed(
     'AIQViT W4A4, heads by RepQ', 'ptq-w4a4-detector', **{'model.backbone.quant.method': 'AIQViT'}
 )
 SIZES = [
-    calibrated(f'AIQViT, {number} calibration pictures', RECIPE, **{'train_cfg.num_images': number})
+    reconstructed(f'AIQViT, {number} calibration pictures', RECIPE, **{'train_cfg.num_images': number})
     for number in (8, 16, 64)
 ]
 TIMES = [
-    calibrated(f'AIQViT, {name} the steps', RECIPE, **{f'{QUANT}steps': steps, f'{QUANT}search_steps': search})
+    reconstructed(f'AIQViT, {name} the steps', RECIPE, **{f'{QUANT}steps': steps, f'{QUANT}search_steps': search})
     for name, steps, search in (('a quarter of', 40, 15), ('four times', 640, 240))
 ]
 
@@ -46,7 +53,8 @@ def seeded(experiment: Experiment, recipe: str, overrides: dict[str, Any]) -> li
         edits = {**overrides, 'train_cfg.seed': seed}
         if recipe == RECIPE:
             edits[f'{QUANT}seed'] = seed
-        repeats.append(calibrated(f'{experiment.name}, seed {seed}', recipe, **edits))
+        repeat = calibrated(f'{experiment.name}, seed {seed}', recipe, **edits)
+        repeats.append(replace(repeat, revision=experiment.revision))
     return repeats
 
 
