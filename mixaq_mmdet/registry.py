@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def lookup(registry: Registry, name: Any, field: str) -> Any:
+def lookup(registry: Registry, name: Any, field: str | None = None) -> Any:
     """Return what ``registry`` holds under ``name``; an unknown name is a ValueError that lists the known ones.
 
     The table is read directly: ``Registry.get`` returns None for an unknown name and warns when a default scope is
@@ -37,9 +37,9 @@ def lookup(registry: Registry, name: Any, field: str) -> Any:
     Args:
         registry: the name table.
         name: the key a user wrote.
-        field: the config field it came from, for the message.
+        field: the config field it came from, for the message; by default the registry's own name.
     """
     table = registry.module_dict
     if not isinstance(name, str) or name not in table:
-        raise ValueError(f'{field}={name!r} is unknown; use one of {sorted(table)}')
+        raise ValueError(f'{field or registry.name}={name!r} is unknown; use one of {sorted(table)}')
     return table[name]

@@ -7,6 +7,9 @@ from math import inf
 from numbers import Real
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 
 def check_number(
     value: Any, field: str, least: float = 0, most: float = inf, usual: Any = None, above: bool = False
@@ -27,6 +30,13 @@ def check_count(value: Any, field: str) -> int:
     return value
 
 
+def check_flag(value: Any, field: str) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f'{field}={value!r} must be True or False')
+    return value
+
+
 def check_list(value: Any, field: str, example: str) -> list[Any]:
     """``value`` as a list; a text, a dict and what cannot be listed are refused."""
     if not isinstance(value, Iterable) or isinstance(value, str | Mapping):
@@ -39,3 +49,15 @@ def check_mapping(value: Any, field: str, example: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f'{field}={value!r} must be a dict such as {example}')
     return dict(value)
+
+
+def plain(value: Any) -> Any:
+    """``value`` with whatever in it is of numpy or torch as Python's own numbers, booleans and lists."""
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [plain(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
-from mmengine.logging import print_log
 from torch import nn
 
 from ..registry import QUANTIZERS, lookup
 from .layers import BranchQuantizers, KeepFloat, QuantMatmul, QuantWeight, to_quant_conv2d, to_quant_linear
 from .methods import Method, build_method
+from .overrides import check_overrides
 from .quantizers import Quantizer
 from .roles import BRANCH_ROLES, LAYER_NORM_ROLES, MATMUL_ROLES, roles_of
 from .state import CONFIG_BUFFER, encode_config
@@ -38,7 +37,7 @@ def replace_layers(root: nn.Module, method: Method, prefix: str = '') -> list[st
 
     Args:
         root: module whose children are replaced.
-        method: gives the roles of each module path.
+        method: gives the roles of each module path; its ``kept_float`` is told of layers that cannot be replaced.
         prefix: path of ``root`` itself, in front of its children's.
 
     Returns:
@@ -53,7 +52,7 @@ def replace_layers(root: nn.Module, method: Method, prefix: str = '') -> list[st
             path = f'{parent_path}.{name}' if parent_path else name
             if isinstance(child, nn.Linear | nn.Conv2d) and not isinstance(child, QuantWeight):
                 if not _is_plain(child):
-                    print_log(f'{path} stays float: {type(child).__name__} has a forward of its own', 'current')
+                    method.kept_float.append((path, type(child).__name__))
                     continue
                 paths.append(path)
                 if roles := method.roles(path):
@@ -73,15 +72,6 @@ def _is_plain(layer: nn.Module) -> bool:
     if getattr(kind, 'same_product', False) or kind.__module__ == 'mmcv.cnn.bricks.wrappers':
         return True
     return kind.forward in (nn.Linear.forward, nn.Conv2d.forward)
-
-
-def check_overrides(method: Method, paths: list[str]) -> None:
-    """Raise a ValueError if an override matches none of the layers: it would be a silent no-op."""
-    for override in method.overrides:
-        if not any(fnmatchcase(path, override['pattern']) for path in paths):
-            raise ValueError(
-                f'quant.overrides pattern {override["pattern"]!r} matches no layer; paths look like {paths[:3]}'
-            )
 
 
 def quant_layer(

@@ -12,26 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checks import plain
+
 CONFIG_BUFFER = 'quant_config'
 DETECTOR_BUFFER = 'detector_quant_config'
+_LOW_BITS = '.low.bit_width'
 _FIELDS = {CONFIG_BUFFER: 'model.backbone.quant', DETECTOR_BUFFER: 'model.detector_quant'}
 
 
 def encode_config(config: Mapping[str, Any]) -> Tensor:
     """JSON of a config as a uint8 tensor."""
-    text = json.dumps(config, sort_keys=True, default=_plain)
+    text = json.dumps(plain(config), sort_keys=True, default=list)
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def decode_config(encoded: Tensor) -> dict[str, Any]:
     """Undo :func:`encode_config`."""
-    return json.loads(bytes(encoded.cpu().tolist()).decode())
+    return dict(json.loads(bytes(encoded.cpu().tolist()).decode()))
 
 
 def check_saved_config(module: nn.Module, state_dict: dict[str, Any], prefix: str, buffer: str = CONFIG_BUFFER) -> None:
     """Refuse a quantized file in a float module, and one of another config; called while ``module`` loads.
 
-    A float file in a quantized module is the normal start: it gets the module's own config and stays uncalibrated.
+    A float file in a quantized module is the normal start: it gets the module's own config and stays uncalibrated. So
+    does a file of an equal config, whose text may be another.
     """
     field, key = _FIELDS[buffer], prefix + buffer
     present, saved = getattr(module, buffer, None), state_dict.get(key)
@@ -48,19 +52,37 @@ def check_saved_config(module: nn.Module, state_dict: dict[str, Any], prefix: st
     if present is None:
         raise ValueError(
             f'the checkpoint holds a quantized model, but {field} is absent: its weights mean nothing without their '
-            f'quantizers; set {field}={there}, or load a float checkpoint'
+            f'quantizers; set {_advice(there, state_dict, prefix, buffer)}'
         )
-    here = decode_config(present)
-    if here != there:
-        keys = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
-        differing = ', '.join(f'{key}={here.get(key)!r} (checkpoint: {there.get(key)!r})' for key in keys)
+    ours, theirs = (_resolved(config, buffer) for config in (decode_config(present), there))
+    if ours != theirs:
+        keys = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        differing = ', '.join(f'{key}={ours.get(key)!r} (checkpoint: {theirs.get(key)!r})' for key in keys)
         raise ValueError(
-            f'{field} differs from what the checkpoint was quantized with: {differing}; use {field}={there}, or load a '
-            'float checkpoint and calibrate it'
+            f'{field} differs from what the checkpoint was quantized with: {differing}; '
+            f'use {_advice(there, state_dict, prefix, buffer)} and calibrate it'
         )
+    state_dict[key] = present
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return list(value)
+def _resolved(config: dict[str, Any], buffer: str) -> dict[str, Any]:
+    """The config with the bits of the low branch spelled out, which heads have none of: equal ones mean the same."""
+    low = config.get('low_a_bits')
+    if buffer == DETECTOR_BUFFER or low is None:
+        low = config.get('a_bits')
+    return {**config, 'low_a_bits': low}
+
+
+def _advice(config: dict[str, Any], state_dict: Mapping[str, Any], prefix: str, buffer: str) -> str:
+    """What to do instead: the config of the file, as a user may write it.
+
+    Files of earlier versions hold a number where ``low_a_bits`` follow ``a_bits``, which low quantizers of more bits
+    give away, and for heads, which have no low branch.
+    """
+    low, overrides = config.get('low_a_bits'), config.get('overrides', ())
+    follows = buffer == DETECTOR_BUFFER
+    if low is not None and low == config.get('a_bits') and not any('low_a_bits' in each for each in overrides):
+        own = (value for name, value in state_dict.items() if name.startswith(prefix) and name.endswith(_LOW_BITS))
+        follows = follows or any(int(bits) > low for bits in own)
+    written = {**config, 'low_a_bits': None} if follows else config
+    return f'{_FIELDS[buffer]}={written}, or load a float checkpoint'

@@ -31,6 +31,8 @@ class Importance(ABC):
     needs_image_keys = False
 
     def __init__(self, reverse: bool = False) -> None:
+        if not isinstance(reverse, bool):
+            raise ValueError(f'importance.reverse={reverse!r} must be True or False')
         self.reverse = reverse
 
     @abstractmethod

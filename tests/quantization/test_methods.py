@@ -144,6 +144,13 @@ def test_overrides_by_name_pattern():
         ({'method': 'MinMax', 'overrides': [{'pattern': 'stage.*', 'a_bits': 4}]}, "'stage.*' matches no layer"),
         ({'method': 'MinMax', 'overrides': [{'pattern': '*', 'roles': ['x']}]}, r"overrides\[0\]\.roles has 'x'"),
         ({'method': 'Percentile', 'percentile': 10}, r'percentile=10 must lie in'),
+        ({'method': 'MinMax', 'w_symmetric': 'no'}, r"quant\.w_symmetric='no' must be True or False"),
+        ({'method': 'MinMax', 'a_symmetric': 1}, r'quant\.a_symmetric=1 must be True or False'),
+        ({'method': 'MinMax', 'w_per_channel': None}, r'quant\.w_per_channel=None must be True or False'),
+        ({'method': 'AIQViT', 'focusing': 'no'}, r"quant\.focusing='no' must be True or False"),
+        ({'method': 'AIQViT', 'curriculum': 'no'}, r"quant\.curriculum='no' must be True or False"),
+        ({'method': 'LSQ', 'w_symmetric': True}, r'quant\.w_symmetric=True has no effect: no grid of LSQ'),
+        ({'method': 'OFQ', 'a_symmetric': True}, r'quant\.a_symmetric=True has no effect: no grid of OFQ'),
     ],
 )
 def test_bad_configs(quant, message):
@@ -169,7 +176,7 @@ def test_files_of_another_quantization_are_refused(saved, present, message):
 def test_config_in_the_checkpoint_is_complete_and_readable():
     config = decode_config(backbone({'method': 'RepQ', 'w_bits': 4}).state_dict()['quant_config'])
     assert config['method'] == 'RepQ'
-    assert (config['w_bits'], config['a_bits'], config['low_a_bits'], config['patch_bits']) == (4, 8, 8, 8)
+    assert (config['w_bits'], config['a_bits'], config['low_a_bits'], config['patch_bits']) == (4, 8, None, 8)
 
 
 def test_low_bits_follow_the_high_ones_of_an_override_unless_they_were_given():

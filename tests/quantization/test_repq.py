@@ -14,6 +14,7 @@ from mixaq_mmdet.quantization.functional import affine_parameters, fake_quantize
 from mixaq_mmdet.quantization.methods.repq import Fold, fold_into, reparameterise
 from mixaq_mmdet.quantization.prepare import quant_layer
 from mixaq_mmdet.quantization.quantizers.base import Quantizer
+from mixaq_mmdet.quantization.quantizers.uniform import UniformQuantizer
 
 QUANT = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
 CHANNELS = 6
@@ -190,3 +191,17 @@ def test_two_bit_low_windows_keep_small_attention_probabilities():
         high = name.replace('.low', '.high')
         assert noise[name] > 7, name
         assert noise[name] < noise[high]
+
+
+def test_symmetric_activations_are_symmetric_after_layer_norm_too():
+    """With equal zero points in all channels the fold moves nothing but the scales, and stays exact."""
+    model = backbone({**QUANT, 'a_symmetric': True})
+    Calibrator(model).run(images())
+    grids = [m for m in model.modules() if isinstance(m, UniformQuantizer) and not m.name.endswith('.weight')]
+    assert {grid.name.split('.')[-2] for grid in grids} >= {'qkv_in', 'fc1_in', 'merge_in', 'v'}
+    assert all(grid.zero_point == 2 ** (grid.bits - 1) for grid in grids)
+    x = images()[0]
+    with torch.no_grad():
+        assert signal_to_noise(backbone()(x), model(x)) > 20
+        with quantizer_mode(model, 'float'):
+            assert signal_to_noise(backbone()(x), model(x)) > 100

@@ -6,7 +6,6 @@ Writes layer_sensitivity.json, .md and .png.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,14 +17,15 @@ from torch import nn
 from mixaq_mmdet.analysis.divergence import Divergence
 from mixaq_mmdet.analysis.layer_plot import plot_layers
 from mixaq_mmdet.analysis.layer_sensitivity import layer_sensitivity
+from mixaq_mmdet.analysis.study import facts, study_folder, write_result
 from mixaq_mmdet.engine import command_line
-from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.engine.calibrated import calibrated_detector, loaded_detector, preprocessed
+from mixaq_mmdet.engine.calibrated import calibrated_detector, every_window_high, loaded_detector, preprocessed
 from mixaq_mmdet.engine.calibration_data import calibration_loader, reading_pipeline
-from mixaq_mmdet.engine.environment import device, versions
+from mixaq_mmdet.engine.damaged_files import naming_annotations
 from mixaq_mmdet.engine.evaluate import evaluate
+from mixaq_mmdet.quantization import methods_that
 
-METHOD = 'MixQViT'
+METHOD = methods_that('allocates_bits')[0]
 METRICS = ('kl', 'ap')
 
 
@@ -44,9 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure, write, and print the most sensitive layers."""
     cfg = command_line.load_config(options)
+    folder = study_folder(cfg, 'sensitivity')
     command_line.check_checkpoint(options.checkpoint, 'checkpoint')
-    found, ids = measure(cfg, options)
-    folder = Path(cfg.work_dir) / 'sensitivity'
+    with naming_annotations(cfg):
+        found, ids = measure(every_window_high(cfg), options)
     write(folder, found, ids, options)
     lowest = min(options.bits)
     for name, losses in sorted(found.items(), key=lambda item: -item[1][lowest])[:5]:
@@ -86,23 +87,17 @@ def _loss_of_ap(cfg: Config, reference: nn.Module, options: argparse.Namespace) 
 def write(folder: Path, found: dict[str, dict[int, float]], ids: list[Any], options: argparse.Namespace) -> None:
     """JSON, Markdown and plot."""
     content = {
-        'config': options.config,
-        'checkpoint': options.checkpoint,
         'metric': options.metric,
-        'seed': options.seed,
-        'image_ids': ids,
         'calibration_images': options.calibration_images,
         'sensitivity': found,
-        'versions': versions(),
-        'device': device(),
+        **facts(options, ids),
     }
-    write_whole(folder / 'layer_sensitivity.json', json.dumps(content, indent=1) + '\n')
     bits = sorted(options.bits)
     head = '| layer | ' + ' | '.join(f'{b} bits' for b in bits) + ' |\n|---|' + '---:|' * len(bits)
     rows = '\n'.join(f'| `{n}` | ' + ' | '.join(f'{losses[b]:.3g}' for b in bits) + ' |' for n, losses in found.items())
     unit = 'KL divergence of the predictions' if options.metric == 'kl' else 'loss of box AP in points'
-    text = f'# Sensitivity per layer\n\n{unit}, one layer alone quantized, {len(ids)} images.\n\n{head}\n{rows}\n'
-    write_whole(folder / 'layer_sensitivity.md', text)
+    text = f'# Sensitivity per layer\n\n{unit}, one layer alone quantized, {len(ids)} images.\n\n{head}\n{rows}'
+    write_result(folder / 'layer_sensitivity.json', content, text)
     panels = {f'{b} bits': {name: losses[b] for name, losses in found.items()} for b in bits}
     logarithmic = tuple(panels) if options.metric == 'kl' else ()
     plot_layers(folder / 'layer_sensitivity.png', panels, logarithmic, f'{unit}, one layer alone quantized')

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ...registry import QUANT_METHODS
-from ..checks import check_count, check_number
+from ..checks import check_count, check_flag, check_number
 from ..compensation import LowRank
 from ..layers import QuantLinear
 from ..observers import MSERange
@@ -44,6 +44,8 @@ class AIQViT(RepQ):
         seed: of factors and order.
     """
 
+    converts = False
+
     def __init__(
         self,
         ranks: Sequence[int] = (2, 4, 8, 16),
@@ -62,8 +64,8 @@ class AIQViT(RepQ):
     ) -> None:
         super().__init__(**kwargs)
         self.ranks = _checked_ranks(ranks)
-        self.focusing = focusing
-        self.curriculum = curriculum
+        self.focusing = check_flag(focusing, 'quant.focusing')
+        self.curriculum = check_flag(curriculum, 'quant.curriculum')
         self.steps = check_count(steps, 'quant.steps')
         self.search_steps = check_count(search_steps, 'quant.search_steps')
         self.lr = check_number(lr, 'quant.lr', usual=1e-3)

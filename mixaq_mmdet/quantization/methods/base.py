@@ -10,15 +10,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ...registry import QUANT_METHODS, lookup
-from ..checks import check_list, check_mapping
+from ..checks import check_flag, check_list, check_mapping, plain
 from ..functional import check_bits
 from ..layers import BranchQuantizers, QuantWeight
 from ..observers import MinMaxRange, Samples
+from ..overrides import GRID_KEYS, check_grid_flags, check_override, has_option
 from ..quantizers.base import Quantizer, RangeFinder, quantizer_mode
 from ..roles import BRANCH_ROLES, ROLES, roles_of
-
-GRID_KEYS = ('symmetric', 'per_channel')
-OVERRIDE_KEYS = ('pattern', 'roles', 'w_bits', 'a_bits', 'low_a_bits', 'enabled', *GRID_KEYS)
 
 
 class BlockInputs(Protocol):
@@ -55,7 +53,7 @@ class Method:
     Args:
         w_bits: bits of weights.
         a_bits: bits of activations; of the high branch inside two-branch blocks.
-        low_a_bits: bits of activations in the low branch; ``a_bits`` if not given.
+        low_a_bits: bits of activations in the low branch; those of the high one if None.
         patch_bits: bits of the patch embedding's input, the image.
         w_symmetric: centre weight grids on zero.
         w_per_channel: one weight grid per output channel instead of one per layer.
@@ -66,6 +64,14 @@ class Method:
     """
 
     name = 'Method'
+    field = 'quant'
+    """Where a user wrote the config, for messages."""
+    trained = False
+    """Whether the quantizers go on training with the model."""
+    allocates_bits = False
+    """Whether bits per layer are measured, and found, with this method."""
+    converts = True
+    """Whether the models have an integer form, as ``deploy`` makes it."""
 
     def __init__(
         self,
@@ -80,15 +86,17 @@ class Method:
     ) -> None:
         self.w_bits = check_bits(w_bits, 'quant.w_bits')
         self.a_bits = check_bits(a_bits, 'quant.a_bits')
-        self._low_follows = low_a_bits is None
-        self.low_a_bits = self.a_bits if low_a_bits is None else check_bits(low_a_bits, 'quant.low_a_bits')
+        self.low_a_bits = None if low_a_bits is None else check_bits(low_a_bits, 'quant.low_a_bits')
         self.patch_bits = check_bits(patch_bits, 'quant.patch_bits')
-        self.w_symmetric = w_symmetric
-        self.w_per_channel = w_per_channel
-        self.a_symmetric = a_symmetric
-        _check_order(self.a_bits, self.low_a_bits, 'quant')
+        self.w_symmetric = check_flag(w_symmetric, 'quant.w_symmetric')
+        self.w_per_channel = check_flag(w_per_channel, 'quant.w_per_channel')
+        self.a_symmetric = check_flag(a_symmetric, 'quant.a_symmetric')
+        if self.low_a_bits is not None:
+            _check_order(self.a_bits, self.low_a_bits, 'quant')
         listed = check_list(overrides, 'quant.overrides', "[dict(pattern='stages.3.*', w_bits=8)]")
-        self.overrides = [_check_override(index, override) for index, override in enumerate(listed)]
+        self.overrides = [check_override(index, override) for index, override in enumerate(listed)]
+        self.kept_float: list[tuple[str, str]] = []
+        """Path and class of the layers that could not be replaced."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -105,7 +113,8 @@ class Method:
 
     def bits_of(self, module_path: str) -> dict[str, int]:
         """Bits of a layer's weight and activations, before overrides."""
-        return {'w_bits': self.w_bits, 'a_bits': self.a_bits, 'low_a_bits': self.low_a_bits}
+        low_a_bits = self.a_bits if self.low_a_bits is None else self.low_a_bits
+        return {'w_bits': self.w_bits, 'a_bits': self.a_bits, 'low_a_bits': low_a_bits}
 
     def quantizer_config(self, role: str) -> dict[str, Any]:
         """The grid of a role, without its bits: ``type`` and the options of that quantizer."""
@@ -137,7 +146,7 @@ class Method:
     def calibrate_low(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
         """Fit the low branch of one block alone; everything else stays as it is. Returns as :meth:`calibrate`."""
         raise ValueError(
-            f'quant.method={self.name} cannot calibrate the low branch alone: its branches are fitted together; '
+            f'{self.field}.method={self.name} cannot calibrate the low branch alone: its branches are fitted together; '
             "use branches='all'"
         )
 
@@ -172,18 +181,17 @@ class Method:
         """Grid and bits of a role in quantizer terms, or None where an override leaves it float."""
         chosen = {**self.bits_of(module_path), 'enabled': True}
         grid = self.quantizer_config(role)
-        follows = self._low_follows
+        follows = self.low_a_bits is None
         for override in self.overrides:
             if not fnmatchcase(module_path, override['pattern']) or role not in override.get('roles', ROLES):
                 continue
             chosen.update({key: override[key] for key in chosen if key in override})
             if 'low_a_bits' in override:
                 follows = False
-                _check_order(chosen['a_bits'], chosen['low_a_bits'], f'quant.overrides {override["pattern"]!r}')
+                _check_order(chosen['a_bits'], chosen['low_a_bits'], f'{self.field}.overrides {override["pattern"]!r}')
             low = chosen['a_bits'] if follows else chosen['low_a_bits']
             chosen['low_a_bits'] = min(low, chosen['a_bits'])
-            if grid['type'] == 'Uniform':
-                grid.update({key: override[key] for key in GRID_KEYS if key in override})
+            grid.update({key: override[key] for key in GRID_KEYS if key in override and has_option(grid, key)})
         if not chosen['enabled']:
             return None
         if role == 'weight':
@@ -196,7 +204,7 @@ class Method:
 
 def build_method(config: Mapping[str, Any], field: str = 'quant') -> Method:
     """Turn ``quant=dict(method=..., ...)`` into a method; unknown names and options are ValueErrors."""
-    options = check_mapping(config, field, "dict(method='RepQ', w_bits=4, a_bits=8)")
+    options = plain(check_mapping(config, field, "dict(method='RepQ', w_bits=4, a_bits=8)"))
     cls = lookup(QUANT_METHODS, options.pop('method', None), f'{field}.method')
     known = method_options(cls)
     unknown = sorted(set(options) - set(known))
@@ -206,7 +214,8 @@ def build_method(config: Mapping[str, Any], field: str = 'quant') -> Method:
         method = cls(**options)
     except ValueError as error:
         raise ValueError(str(error).replace('quant.', f'{field}.', 1)) from error
-    method.name = config['method']
+    method.name, method.field = config['method'], field
+    check_grid_flags(method)
     return method
 
 
@@ -241,20 +250,3 @@ def observe(block: nn.Module, inputs: BlockInputs, quantizers: Sequence[Quantize
 def _check_order(a_bits: int, low_a_bits: int, field: str) -> None:
     if low_a_bits > a_bits:
         raise ValueError(f'{field}.low_a_bits={low_a_bits} is above a_bits={a_bits}; low windows get fewer bits')
-
-
-def _check_override(index: int, override: Any) -> dict[str, Any]:
-    field = f'quant.overrides[{index}]'
-    override = check_mapping(override, field, "dict(pattern='stages.3.*', w_bits=8)")
-    unknown = sorted(set(override) - set(OVERRIDE_KEYS))
-    if unknown:
-        raise ValueError(f'{field} has unknown keys {unknown}; use some of {list(OVERRIDE_KEYS)}')
-    if not isinstance(override.get('pattern'), str):
-        raise ValueError(f"{field}.pattern is missing; give a pattern for module paths such as 'stages.3.*'")
-    for role in check_list(override.get('roles', ()), f'{field}.roles', "['qkv_in']"):
-        if role not in ROLES:
-            raise ValueError(f'{field}.roles has {role!r}; use some of {list(ROLES)}')
-    for key in ('w_bits', 'a_bits', 'low_a_bits'):
-        if key in override:
-            check_bits(override[key], f'{field}.{key}')
-    return override

@@ -27,6 +27,8 @@ class MixQViT(RepQ):
         clip_deviations: channels wider than the mean width plus so many standard deviations are clipped to that width.
     """
 
+    allocates_bits = True
+
     def __init__(self, clip_deviations: float = 2.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.clip_deviations = check_number(clip_deviations, 'quant.clip_deviations', usual=2)

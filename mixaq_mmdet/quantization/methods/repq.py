@@ -59,7 +59,7 @@ class RepQ(Method):
         if role == 'attn':
             return {'type': 'LogSqrt2'}
         if role in LAYER_NORM_ROLES:
-            return {'type': 'Uniform', 'observe_per_channel': True, 'include_zero': False}
+            return {**super().quantizer_config(role), 'observe_per_channel': True, 'include_zero': False}
         return super().quantizer_config(role)
 
     def range_finder(self, quantizer: Quantizer) -> RangeFinder:

@@ -20,6 +20,8 @@ class TrainedMethod(Method):
     As OFQ recommends, the first convolution and the layers that give a detector's results have 8 bits.
     """
 
+    trained = True
+
     def bits_of(self, module_path: str) -> dict[str, int]:
         bits = super().bits_of(module_path)
         if module_path.endswith(FIRST_LAYER):

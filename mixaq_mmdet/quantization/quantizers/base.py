@@ -23,8 +23,9 @@ class NotCalibratedError(RuntimeError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f'not calibrated: {name} has no range yet; run tools/train.py with train_cfg=dict(type="PTQLoop"), '
-            'add custom_hooks=[dict(type="CalibrationHook")], or load a calibrated checkpoint'
+            f'not calibrated: {name} has no range yet; set load_from to a float checkpoint and add '
+            'custom_hooks=[dict(type="CalibrationHook")] or run tools/train.py with '
+            'train_cfg=dict(_delete_=True, type="PTQLoop"), or load a calibrated checkpoint'
         )
 
 
