@@ -12,7 +12,7 @@ import pytest
 from tool_process import REPOSITORY, run_process
 
 from mixaq_mmdet.doctor import doctor_is_running
-from mixaq_mmdet.doctor.components import TESTED
+from mixaq_mmdet.doctor.components import COMPONENTS, TESTED
 
 HEALTHY = {
     'torch/__init__.py': (
@@ -90,11 +90,15 @@ def test_doctor_is_recognised_by_the_command_line(command_line, expected):
 
 
 def test_tested_versions_are_those_of_the_constraints():
+    """Both ways: what is tested is pinned, and the table knows the tested version of every component that is pinned."""
     lines = (REPOSITORY / 'constraints.txt').read_text().splitlines()
     pinned = dict(line.split('==') for line in lines if '==' in line and not line.startswith('#'))
     for name, version in TESTED.items():
         if name != 'python':
             assert pinned[name] == version, name
+    for component in COMPONENTS:
+        for name in component.distributions[:1]:
+            assert component.tested == pinned.get(name, '-'), name
 
 
 def test_healthy_stack(tmp_path):

@@ -16,6 +16,7 @@ TESTED = {
     'mmcv': '2.1.0',
     'mmdet': '3.3.0',
     'mmpretrain': '1.2.0',
+    'torchvision': '0.28.0',
 }
 
 

@@ -19,6 +19,7 @@ from mixaq_mmdet.quantization import (
     replace_layers,
 )
 
+from .kept_float import tell_kept_float
 from .two_branch_swin import TwoBranchSwin
 
 PARTS = ('neck', 'rpn_head', 'roi_head', 'bbox_head')
@@ -28,7 +29,7 @@ FLOAT_HEADS = ('encoder', 'decoder', 'panoptic_head')
 
 @MODELS.register_module(name='QuantDetector')
 def build_quant_detector(
-    base: str | None = None, detector_quant: Mapping[str, Any] | None = None, **model: Any
+    base: str | type | None = None, detector_quant: Mapping[str, Any] | None = None, **model: Any
 ) -> nn.Module:
     """Build detector ``base`` and replace the Linear and Conv2d layers of its neck, RPN and heads.
 
@@ -37,11 +38,12 @@ def build_quant_detector(
     detector refuses the file.
 
     Args:
-        base: type of the detector, e.g. 'MaskRCNN'.
+        base: type of the detector, e.g. 'MaskRCNN', or its class, as in pure Python configs.
         detector_quant: as ``quant`` of the backbone; override patterns are paths in the detector (``roi_head.*``).
         **model: the other keys of the detector's config.
     """
-    if not isinstance(base, str) or MMDET_MODELS.get(base) is None:
+    is_class = isinstance(base, type) and issubclass(base, nn.Module)
+    if not is_class and (not isinstance(base, str) or MMDET_MODELS.get(base) is None):
         raise ValueError(f"model.base={base!r} is no detector that mmdet knows; give its type, such as base='MaskRCNN'")
     if detector_quant is None:
         raise ValueError(
@@ -54,12 +56,12 @@ def build_quant_detector(
     parts = ('neck',) if attention_heads else PARTS
     parts = tuple(part for part in parts if isinstance(getattr(detector, part, None), nn.Module))
     if attention_heads:
-        print_log(
-            f'QuantDetector: the heads of {base} stay float, quantized are: {", ".join(parts) or "none"}', 'current'
-        )
+        name, quantized = type(detector).__name__, ', '.join(parts) or 'none'
+        print_log(f'QuantDetector: the heads of {name} stay float, quantized are: {quantized}', 'current')
     elif not parts:
         raise ValueError(f'base={base!r} has none of {list(PARTS)} to quantize; quantize its backbone alone')
     paths = [path for part in parts for path in replace_layers(getattr(detector, part), method, part)]
+    tell_kept_float(method)
     check_overrides(method, paths)
     detector.detector_quant_method = method
     guarded = isinstance(detector.backbone, TwoBranchSwin)

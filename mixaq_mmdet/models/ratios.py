@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from mixaq_mmdet.windows.assignment import hundredths
 
-Ratios = float | Sequence[float]
+Ratios = float | Sequence[float] | np.ndarray | Tensor
 RatioPair = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -24,15 +28,21 @@ def checked_ratios(low: Ratios, prune: Ratios, num_pairs: int) -> RatioPair:
 
 
 def _spelled_out(field: str, value: Ratios, num_pairs: int) -> tuple[float, ...]:
+    value = _plain(value)
     if isinstance(value, Real):
-        values: tuple[object, ...] = (value,) * num_pairs
-    elif isinstance(value, Iterable) and not isinstance(value, str):
-        values = tuple(value)
+        values: tuple[Any, ...] = (value,) * num_pairs
+    elif isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        values = tuple(_plain(number) for number in value)
     else:
         raise ValueError(f'{field}={value!r} must be a number or a list of {num_pairs} numbers')
     if len(values) != num_pairs:
         raise ValueError(f'{field} has {len(values)} values; give one number or {num_pairs}, one for each block pair')
     for pair, number in enumerate(values):
-        if not isinstance(number, Real) or not 0 <= number <= 1:
+        if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= number <= 1:
             raise ValueError(f'{field}[{pair}]={number!r} must be a number in [0, 1]')
     return tuple(hundredths(float(number)) / 100 for number in values)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers or lists of numbers for arrays, tensors and their elements."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic | Tensor) else value

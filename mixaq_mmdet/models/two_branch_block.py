@@ -22,6 +22,15 @@ from .two_branch_attention import Split, TwoBranchWindowMSA, call_layer
 LOW_NORMS = {'norm1_low': 'norm1', 'norm2_low': 'norm2'}
 
 
+def start_low_norms_as_high(state_dict: dict[str, Any], prefix: str) -> None:
+    """Let the low norms in a float file be the high ones: training in float without low windows left them behind."""
+    for key in list(state_dict):
+        for low, high in LOW_NORMS.items():
+            source = key.replace(f'.{low}.', f'.{high}.')
+            if key.startswith(prefix) and source != key and source in state_dict:
+                state_dict[key] = state_dict[source]
+
+
 class TwoBranchSwinBlock(SwinBlock):
     """A stock block, converted in place: stock parameter names, plus a copy of both norms for the low branch.
 
@@ -144,10 +153,12 @@ class TwoBranchSwinBlock(SwinBlock):
 
     def _normalise(self, name: str, tokens: Tensor, run: Run) -> Tensor:
         high, low = getattr(self, name), getattr(self, f'{name}_low')
-        if run.high_tokens == len(tokens):
+        if run.high_windows == run.windows:
             return high(tokens)
-        if run.high_tokens == 0:
+        if run.high_windows == 0:
             return low(tokens)
+        if torch.jit.is_tracing():  # a slice takes high_tokens where it is a tensor
+            return torch.cat((high(tokens[: run.high_tokens]), low(tokens[run.high_tokens :])))
         # split, not two slices: one gradient is put together instead of two summed
         of_high, of_low = tokens.split((run.high_tokens, len(tokens) - run.high_tokens))
         return torch.cat((high(of_high), low(of_low)))

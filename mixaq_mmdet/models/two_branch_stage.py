@@ -10,7 +10,7 @@ from mmdet.models.backbones.swin import SwinBlockSequence
 from torch import Tensor
 
 from mixaq_mmdet.windows.assignment import Assignment, TierCounts, assign, rank_windows, tier_counts
-from mixaq_mmdet.windows.geometry import WindowGrid, partition, window_grid
+from mixaq_mmdet.windows.geometry import WindowGrid, num_windows, partition, window_grid
 from mixaq_mmdet.windows.importance import Importance
 
 from .fast_layers import FastPatchMerging
@@ -108,6 +108,11 @@ class TwoBranchStage(SwinBlockSequence):
     def num_pairs(self) -> int:
         """Pairs of consecutive blocks; an odd last block is its own pair."""
         return (len(self.blocks) + 1) // 2
+
+    def counts(self, hw_shape: tuple[int, int], told: StageInput) -> tuple[TierCounts, ...]:
+        """High, low and pruned windows per image, for each block pair."""
+        windows = num_windows(*hw_shape, self.window_size)
+        return tuple(tier_counts(windows, low, prune) for low, prune in told.ratios)
 
     def forward(
         self,
@@ -210,6 +215,5 @@ class TwoBranchStage(SwinBlockSequence):
 
     def _record(self, rankings: dict[int, Ranking], hw_shape: tuple[int, int], told: StageInput) -> StageRecord:
         window = self.window_size
-        count = rankings[0].order.shape[1]
-        counts = tuple(tier_counts(count, low, prune) for low, prune in told.ratios)
+        counts = self.counts(hw_shape, told)
         return StageRecord(self.index, hw_shape, window, rankings[0], rankings[window // 2], counts)

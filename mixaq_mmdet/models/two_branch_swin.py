@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,15 +11,18 @@ import torch
 from mmdet.models.backbones.swin import SwinTransformer
 from torch import Tensor
 
-from mixaq_mmdet.quantization import DETECTOR_BUFFER, check_saved_config, prepare
+from mixaq_mmdet.quantization import CONFIG_BUFFER, DETECTOR_BUFFER, check_saved_config, prepare
 from mixaq_mmdet.quantization.checks import check_list
 from mixaq_mmdet.registry import MODELS
 from mixaq_mmdet.windows.importance import build_importance, content_map, image_keys, pool_content
 from mixaq_mmdet.windows.rows import with_zero_gradients
 
-from .checkpoint_guard import refuse_foreign_weights
+from .checkpoint_guard import refuse_foreign_weights, refuse_quantizer_state
 from .distillation import FeatureDistiller
+from .kept_float import tell_kept_float
 from .ratios import RatioPair, Ratios, checked_ratios
+from .stock_arguments import checked_arguments, pretrain_size
+from .two_branch_block import start_low_norms_as_high
 from .two_branch_stage import StageInput, StageRecord, TwoBranchStage
 
 
@@ -57,11 +59,9 @@ class TwoBranchSwin(SwinTransformer):
         distill: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        given = inspect.signature(SwinTransformer.__init__).bind(self, *args, **kwargs).arguments
-        window_size = given.get('window_size', 7)
-        if not isinstance(window_size, int) or window_size < 2:
-            raise ValueError(f'window_size={window_size!r} must be an integer of at least 2; stock Swin uses 7')
+        given = checked_arguments(type(self), args, kwargs)
         super().__init__(*args, **kwargs)
+        self._pretrain_size = pretrain_size(given)
         self._stock_names = [name for name, _ in self.named_parameters()]
         for index, stage in enumerate(self.stages):
             TwoBranchStage.convert(stage, index)
@@ -76,9 +76,9 @@ class TwoBranchSwin(SwinTransformer):
         self.set_ratios(low_ratios, prune_ratios)
         self.register_buffer('low_trained', None)
         if quant is not None:
-            prepare(self, quant)
+            tell_kept_float(prepare(self, quant))
             self.low_trained = torch.zeros((), dtype=torch.uint8)
-        teacher = {name: value for name, value in given.items() if name not in ('self', 'init_cfg')}
+        teacher = {name: value for name, value in given.items() if name != 'init_cfg'}
         build = partial(TwoBranchSwin, **teacher, unshifted_stages=unshifted_stages)
         self.distiller = None if distill is None else FeatureDistiller(distill, build)
 
@@ -136,13 +136,13 @@ class TwoBranchSwin(SwinTransformer):
         """
         self._check_input(x)
         learns = self.training and torch.is_grad_enabled()
-        if learns and self.low_trained is not None and any(self.low_ratios):
-            self.low_trained.fill_(1)
         told = list(self.tell_stages(x, rank_all=self._records is not None))
         tokens, hw_shape = self.embed(x)
         outs = []
         last = max(self.out_indices)
         for index, stage in enumerate(self.stages[: last + 1]):
+            if learns and self.low_trained is not None and any(c.low for c in stage.counts(hw_shape, told[index])):
+                self.low_trained.fill_(1)
             tokens, hw_shape, out, out_hw_shape = stage(tokens, hw_shape, told[index], self.importance, self._records)
             if index in self.out_indices:
                 outs.append(self.output(index, out, out_hw_shape))
@@ -199,11 +199,21 @@ class TwoBranchSwin(SwinTransformer):
                 f'inputs of shape {tuple(x.shape)} have an empty side or are no batch of images; '
                 'give (batch, channels, height, width), all at least 1'
             )
+        if self.use_abs_pos_embed and not self._has_pretrain_size(x):
+            raise ValueError(
+                f'inputs of {tuple(x.shape[2:])} pixels do not fit pretrain_img_size={self._pretrain_size}, the only '
+                'size that use_abs_pos_embed=True knows; resize and pad all images to it, or drop use_abs_pos_embed'
+            )
         if (not self.training or self.check_finite) and not _is_finite(x):
             raise ValueError(
                 'inputs hold NaN or infinite values; check the images and data_preprocessor.std '
                 '(check_finite=True checks in train mode too)'
             )
+
+    def _has_pretrain_size(self, x: Tensor) -> bool:
+        """Whether the patches of images (B, in_channels, H, W), the last ones padded, are those of the embedding."""
+        sides = zip(x.shape[2:], self._pretrain_size, self.patch_embed.projection.stride, strict=True)
+        return all(-(-side // step) == trained // step for side, trained, step in sides)
 
     def train(self, mode: bool = True) -> TwoBranchSwin:
         """Set the mode and, unlike stock, return self as every module does."""
@@ -213,9 +223,13 @@ class TwoBranchSwin(SwinTransformer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Refuse files of another architecture or quantization; mmengine would only warn and go on with nonsense."""
         refuse_foreign_weights(self, self._stock_names, state_dict, prefix)
+        if self.low_trained is not None and prefix + CONFIG_BUFFER not in state_dict:
+            start_low_norms_as_high(state_dict, prefix)
         check_saved_config(self, state_dict, prefix)
         check_saved_config(self, state_dict, prefix, DETECTOR_BUFFER)
-        if self.low_trained is not None:
+        if self.low_trained is None:
+            refuse_quantizer_state(state_dict, prefix)
+        else:
             state_dict.setdefault(f'{prefix}low_trained', torch.zeros_like(self.low_trained))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

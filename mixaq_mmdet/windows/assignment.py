@@ -1,10 +1,15 @@
-"""From scores and ratios to high, low and pruned windows, as one permutation."""
+"""From scores and ratios to high, low and pruned windows, as one permutation.
+
+Where windows of a kind, and real tokens of a branch, begin and end depends on an image's scores. While a tracer records
+(``torch.jit.trace``), such places stay tensors, which slices take as well: as numbers they would be wrong for the next
+image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +53,7 @@ def tier_counts(num_windows: int, low_ratio: float, prune_ratio: float = 0.0) ->
 
 
 def rank_windows(scores: Tensor, blank: Tensor | None = None) -> Tensor:
-    """Order the windows of each image, most important first. The only place where windows are ordered.
+    """Order the windows of each image, most important first. The only place where anything is ordered.
 
     Stable: among equals the lower index comes first. Blank windows (pure padding) come last whatever they score, so
     that an image's result does not depend on its batch mates.
@@ -66,11 +71,15 @@ def rank_windows(scores: Tensor, blank: Tensor | None = None) -> Tensor:
     return torch.sort(scores, dim=1, descending=True, stable=True).indices
 
 
+Place = int | Tensor
+"""A number; while a tracer records, and if it depends on scores, a tensor without dimensions."""
+
+
 class Segment(NamedTuple):
     """Windows of a run that share one attention mask (see geometry.window_kinds)."""
 
-    start: int
-    stop: int
+    start: Place
+    stop: Place
     kind: int
 
 
@@ -90,7 +99,7 @@ class Run(NamedTuple):
     slots: Tensor | None
     windows: int
     high_windows: int
-    high_tokens: int
+    high_tokens: Place
     segments: tuple[Segment, ...]
 
 
@@ -120,6 +129,7 @@ def assign(
         windows_per_run: cut the kept windows into equal runs of about this many; None for one run.
     """
     count, tokens = grid.rows.shape
+    traced = order is not None and torch.jit.is_tracing()
     image = torch.arange(batch, device=grid.rows.device).unsqueeze(1)
     if order is None:
         order = torch.arange(count, device=grid.rows.device).expand(batch, -1)
@@ -129,8 +139,8 @@ def assign(
     rows = grid.rows[windows % count] + (windows // count * (grid.height * grid.width)).unsqueeze(1)
 
     num_high, num_kept = len(high), len(windows)
-    edges = _run_edges(num_kept, windows_per_run)
-    segments = _segments(high, low, grid)
+    edges = _run_edges(num_kept, None if traced else windows_per_run)  # what is traced is never cut
+    segments = _segments(high, low, grid, traced)
     if not grid.padded:
         starts = [edge * tokens for edge in edges]
         split = num_high * tokens
@@ -139,9 +149,12 @@ def assign(
     else:
         real = grid.real[windows % count]
         ends = F.pad(real.sum(1).cumsum(0), (1, 0))
-        *starts, split = ends[[*edges, num_high]].tolist()
+        *starts, split = _places(ends[[*edges, num_high]], traced)
         slots = real.flatten().nonzero().squeeze(1)
         rows = rows.flatten()[slots]
+    if traced:
+        run = Run(rows, slots, num_kept, num_high, split, tuple(segments))
+        return Assignment(counts, (run,) if num_kept else ())
 
     runs = []
     for (first, last), (start, stop) in zip(pairwise(edges), pairwise(starts), strict=True):
@@ -161,19 +174,25 @@ def assign(
 def _by_kind(windows: Tensor, grid: WindowGrid) -> Tensor:
     """Flatten the windows (B, n) of one branch, those with the same attention mask side by side."""
     windows = windows.flatten()
-    return windows[torch.argsort(grid.kinds[windows % len(grid.kinds)], stable=True)] if grid.shifted else windows
+    if not grid.shifted:
+        return windows
+    kinds = grid.kinds[windows % len(grid.kinds)]
+    return windows[rank_windows(-kinds.unsqueeze(0))[0]]
 
 
-def _segments(high: Tensor, low: Tensor, grid: WindowGrid) -> list[Segment]:
+def _places(values: Tensor, traced: bool) -> list[Any]:
+    """A few values (n,) as numbers, or as tensors that a tracer can follow."""
+    return [*values.unbind()] if traced else values.tolist()
+
+
+def _segments(high: Tensor, low: Tensor, grid: WindowGrid, traced: bool) -> list[Segment]:
     """Where each attention mask begins and ends among the kept windows."""
     if not grid.shifted:
         return [Segment(0, len(high) + len(low), 0)]
     found = torch.stack([torch.bincount(grid.kinds[w % len(grid.kinds)], minlength=NUM_KINDS) for w in (high, low)])
-    segments, start = [], 0
-    for number, kind in zip(found.flatten().tolist(), [*range(NUM_KINDS)] * 2, strict=True):
-        segments.append(Segment(start, start + number, kind))
-        start += number
-    return segments
+    stops = _places(found.flatten().cumsum(0), traced)
+    kinds = [*range(NUM_KINDS)] * 2
+    return [Segment(*place, kind) for place, kind in zip(pairwise([0, *stops]), kinds, strict=True)]
 
 
 def _clip(segments: list[Segment], first: int, last: int) -> Iterator[Segment]:

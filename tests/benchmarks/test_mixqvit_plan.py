@@ -56,7 +56,7 @@ def test_spearman_of_known_ranks():
 def test_proxy_measures_every_layer_and_goes_on_where_it_stopped(tiny_coco, tmp_path, monkeypatch):
     _, checkpoint = write_two_branch_files(tiny_coco, tmp_path)
     cfg = Config.fromfile(tmp_path / 'tiny.py')
-    cfg.model.backbone.update(depths=(1, 1, 1, 1), init_cfg=None)
+    cfg.model.backbone.init_cfg = None
     monkeypatch.setattr(
         layers, 'layer_names', lambda backbone: ['stages.0.blocks.0.ffn.layers.1', 'stages.1.blocks.0.ffn.layers.0.0']
     )

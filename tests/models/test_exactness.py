@@ -134,3 +134,13 @@ def test_low_norms_of_its_own_files_are_kept():
     torch.nn.init.constant_(detector.backbone.stages[2].blocks[1].norm2_low.bias, 7)
     other.load_state_dict(detector.state_dict(), strict=True)
     assert (other.backbone.stages[2].blocks[1].norm2_low.bias == 7).all()
+
+
+def test_a_quantized_model_starts_with_the_high_norms_of_a_float_file():
+    """Float training with all windows high leaves the low norms of its files behind."""
+    trained, quantized = TwoBranchSwin(**TINY), TwoBranchSwin(**TINY, quant=dict(method='MinMax'))
+    torch.nn.init.constant_(trained.stages[2].blocks[1].norm2.bias, 7)
+    for start in (trained.state_dict(), quantized.state_dict()):
+        quantized.load_state_dict(start, strict=True)
+        assert (quantized.stages[2].blocks[1].norm2_low.bias == 7).all()
+        torch.nn.init.constant_(quantized.stages[2].blocks[1].norm2.bias, 5)

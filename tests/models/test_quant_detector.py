@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmdet.models import MaskRCNN
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -191,7 +192,23 @@ def test_a_missing_method_is_refused_by_name():
         MODELS.build(cfg)
 
 
-@pytest.mark.parametrize('base', [None, 'MaskRCN'])
+def test_base_may_be_a_class_as_in_pure_python_configs(tmp_path):
+    """What mmengine writes of such a config into checkpoints holds the class's path."""
+    lines = [
+        'from mmdet.models import MaskRCNN',
+        'from mixaq_mmdet.models.quant_detector import build_quant_detector',
+        f'model = dict({tiny_mask_rcnn(type="TwoBranchSwin").to_dict()!r})',
+        f'model.update(type=build_quant_detector, base=MaskRCNN, detector_quant={HEADS!r})',
+    ]
+    (tmp_path / 'lazy.py').write_text('\n'.join(lines))
+    Config.fromfile(tmp_path / 'lazy.py').dump(tmp_path / 'dumped.py')
+    for name in ('lazy.py', 'dumped.py'):
+        model = MODELS.build(Config.fromfile(tmp_path / name).model)
+        assert type(model) is MaskRCNN
+        assert isinstance(model.rpn_head.rpn_conv, QuantConv2d)
+
+
+@pytest.mark.parametrize('base', [None, 'MaskRCN', dict])
 def test_an_unknown_base_is_refused_by_name(base):
     cfg = {**tiny_mask_rcnn(type='TwoBranchSwin'), 'type': 'QuantDetector', 'detector_quant': HEADS}
     cfg |= {} if base is None else {'base': base}

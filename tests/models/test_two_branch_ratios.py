@@ -1,7 +1,9 @@
 """Ratios by config and at run time, and what is refused with which words."""
 
 import copy
+import re
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS as MMDET
@@ -34,6 +36,16 @@ def test_both_registries_build_it_from_a_config():
 def test_ratios_are_kept_in_whole_hundredths():
     model = build(low_ratios=[0.333, 0.1 + 0.2, 1, 0, 0.005])
     assert model.low_ratios == (0.33, 0.3, 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    'number', [np.array(0.3), np.float32(0.3), torch.tensor(0.3)], ids=lambda value: str(type(value))
+)
+def test_arrays_and_tensors_are_numbers_and_lists_of_numbers(number):
+    model = build(low_ratios=number, prune_ratios=[number] * 5)
+    assert model.low_ratios == model.prune_ratios == (0.3,) * 5
+    model.set_ratios(low=number.reshape(1).repeat(5))
+    assert model.low_ratios == (0.3,) * 5
 
 
 def test_set_ratios_changes_what_is_given():
@@ -87,12 +99,25 @@ def test_refused_ratios_change_nothing():
         (dict(low_ratios=[0, 0, -0.1, 0, 0]), r'low_ratios\[2\]=-0.1 must be a number in \[0, 1\]'),
         (dict(prune_ratios=float('nan')), r'prune_ratios\[0\]=nan must be a number in \[0, 1\]'),
         (dict(low_ratios='half'), "low_ratios='half' must be a number or a list of 5 numbers"),
+        (dict(low_ratios={0: 0.5, 1: 0.2}), r'low_ratios=\{0: 0.5, 1: 0.2\} must be a number or a list of 5 numbers'),
+        (dict(low_ratios=True), r'low_ratios\[0\]=True must be a number in \[0, 1\]'),
+        (dict(prune_ratios=[0, 0, np.array(True), 0, 0]), r'prune_ratios\[2\]=True must be a number in \[0, 1\]'),
         (dict(low_ratios=['0.5'] * 5), r"low_ratios\[0\]='0.5' must be a number"),
         (dict(low_ratios=0.6, prune_ratios=0.5), r'low_ratios\[0\]=0.6 and prune_ratios\[0\]=0.5 add up.*lower one'),
         (dict(importance='Entropy'), "importance='Entropy' is unknown; use one of"),
         (dict(window_size=1), 'window_size=1 must be an integer of at least 2; stock Swin uses 7'),
         (dict(window_size=0), 'window_size=0 must be'),
         (dict(window_size=(7, 7)), r'window_size=\(7, 7\) must be'),
+        (
+            dict(low_ratio=0.5),
+            r"model\.backbone has unknown keys \['low_ratio'\]; use some of .*'low_ratios'.*'embed_dims'",
+        ),
+        (dict(num_heads=(1, 2, 4)), r'num_heads=\(1, 2, 4\) must have a value for each of the 4 stages'),
+        (dict(strides=[4]), r'strides=\[4\] must have a value for each of the 4 stages'),
+        (dict(num_heads=2), r'num_heads=2 must be a list such as \(3, 6, 12, 24\)'),
+        (dict(out_indices=(0, 5)), r'out_indices=\(0, 5\) must be some of the stages of depths, \[0, 1, 2, 3\]'),
+        (dict(out_indices=()), r'out_indices=\(\) must be some of the stages'),
+        (dict(frozen_stages=5), r'frozen_stages=5 must be -1 \(none\) to 4'),
     ],
     ids=str,
 )
@@ -105,6 +130,17 @@ def test_bad_arguments_name_the_field_and_the_fix(arguments, message):
 def test_empty_inputs_are_refused(shape):
     with pytest.raises(ValueError, match=r'empty side.*give \(batch, channels, height, width\)'):
         build()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize('trained', [64, (96,), (96, 64)], ids=str)
+def test_a_position_embedding_is_for_one_size(trained):
+    model = build(use_abs_pos_embed=True, pretrain_img_size=trained).eval()
+    height, width = model._pretrain_size
+    model(torch.zeros(1, 3, height, width))
+    model(torch.zeros(1, 3, height - 1, width - 3))  # patches are padded
+    for shape in ((height + 4, width), (width - 8, height + 8)):
+        with pytest.raises(ValueError, match=r'do not fit pretrain_img_size=.*use_abs_pos_embed=True'):
+            model(torch.zeros(1, 3, *shape))
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
@@ -141,3 +177,34 @@ def test_files_that_lack_parameters_are_refused_with_their_names():
 def test_output_norms_may_be_missing_as_in_classification_files():
     incomplete = {name: value for name, value in saved().items() if not name.startswith('norm')}
     build().load_state_dict(incomplete, strict=False)
+    with pytest.raises(
+        ValueError, match=r'another architecture.*norm1.weight: \(7,\) in the file, \(16,\) in the model'
+    ):
+        build().load_state_dict({**incomplete, 'norm1.weight': torch.ones(7)}, strict=False)
+
+
+@pytest.mark.parametrize('depths', [(2, 2, 4, 2), (2, 2, 2, 2), (2, 2, 3)], ids=str)
+def test_files_of_other_depths_are_refused(depths):
+    file = saved(depths=depths, out_indices=(0, 1, 2))
+    with pytest.raises(ValueError, match=re.escape(f'depths: {depths} in the file, (2, 2, 3, 2) in the model')):
+        build(depths=(2, 2, 3, 2)).load_state_dict(file, strict=False)
+
+
+def test_what_other_versions_store_and_fewer_outputs_are_no_fault():
+    file = {f'backbone.{name}': value for name, value in saved().items()}
+    file['backbone.stages.0.blocks.1.attn_mask'] = torch.zeros(4, 16, 16)
+    file['backbone.stages.0.blocks.1.attn.w_msa.relative_position_index'] = torch.zeros(16, 16)
+    detector = torch.nn.ModuleDict({'backbone': build(out_indices=(1, 2))})
+    detector.load_state_dict(file, strict=False)
+    assert torch.equal(detector.backbone.norm1.weight, file['backbone.norm1.weight'])
+
+
+@pytest.mark.parametrize('state', ['calibrated', 'folded'])
+def test_quantizer_state_without_its_config_is_refused_by_a_float_backbone(state):
+    file = saved(quant=dict(method='RepQ', w_bits=4, a_bits=4))
+    del file['quant_config']
+    build().load_state_dict(file, strict=False)  # neither calibrated nor folded: the weights are float ones
+    key = next(name for name in file if name.endswith(f'.{state}'))
+    file[key] = torch.ones_like(file[key])
+    with pytest.raises(ValueError, match=r'model\.backbone\.quant is absent.*Found: ' + re.escape(key)):
+        build().load_state_dict(file, strict=False)

@@ -11,6 +11,7 @@ from stock_twin import TINY, assert_same, images, randomise, run, twins
 from torch.nn.parallel import DistributedDataParallel
 
 from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.quantization import Quantizer
 
 EMPTY_BRANCHES = {
     'no low window': (0.0, 0.0),
@@ -195,6 +196,20 @@ def train_rank(rank: int) -> torch.Tensor:
         optimizer.step()
         optimizer.zero_grad()
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ('side', 'out_indices', 'trained'), [(16, (0, 1), False), (64, (0, 1), True), (64, (0,), False)]
+)
+def test_the_low_branch_counts_as_trained_only_if_a_window_ran_in_it(side, out_indices, trained):
+    """0.3 of one window are none, and stages behind the last output do not run."""
+    tiny = dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2), strides=(4, 2), window_size=4, out_indices=out_indices)
+    model = TwoBranchSwin(**tiny, quant=dict(method='LSQ', w_bits=4, a_bits=4))
+    for quantizer in [module for module in model.modules() if isinstance(module, Quantizer)]:
+        quantizer.mark_calibrated()
+    model.sample_ratios([0.0, 0.3])
+    model.train()(images(1, 3, side, side, dtype=torch.float32))
+    assert bool(model.low_trained) == trained
 
 
 def test_two_ranks_train_without_find_unused_parameters(tmp_path):
