@@ -13,6 +13,7 @@ import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.deploy.files import check_integer_checkpoint
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
+from mixaq_mmdet.quantization import NotCalibratedError
 
 FLIP_META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 FLIP_TTA = dict(
@@ -90,13 +91,16 @@ def main(argv: list[str] | None = None) -> None:
             augment_test(cfg)
     except ValueError as error:
         sys.exit(f'error: {error}')
-    with naming_annotations(cfg):
-        runner = command_line.build_runner(cfg)
-        if args.out:
-            from mmdet.evaluation import DumpDetResults
+    try:
+        with naming_annotations(cfg):
+            runner = command_line.build_runner(cfg)
+            if args.out:
+                from mmdet.evaluation import DumpDetResults
 
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-        runner.test()
+                runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+            runner.test()
+    except NotCalibratedError as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import sys
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
+from mixaq_mmdet.quantization import NotCalibratedError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,8 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         check_work_dir(cfg.work_dir)
     except ValueError as error:
         sys.exit(f'error: {error}')
-    with naming_annotations(cfg):
-        command_line.build_runner(cfg).train()
+    try:
+        with naming_annotations(cfg):
+            command_line.build_runner(cfg).train()
+    except NotCalibratedError as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

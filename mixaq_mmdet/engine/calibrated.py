@@ -15,6 +15,16 @@ from torch import nn
 
 from .calibration import Calibrator, uncalibrated
 from .calibration_data import calibration_loader, reading_pipeline
+from .damaged_pictures import naming_pictures
+from .progress import progress
+
+
+def every_window_high(cfg: Config) -> Config:
+    """A copy of a config without its low and prune ratios."""
+    cfg = copy.deepcopy(cfg)
+    for name in ('low_ratios', 'prune_ratios'):
+        cfg.model.backbone.pop(name, None)
+    return cfg
 
 
 def loaded_detector(cfg: Config, checkpoint: str, quant: Mapping[str, Any] | None = None) -> nn.Module:
@@ -36,12 +46,17 @@ def calibrated_detector(
     """As :func:`loaded_detector`, calibrated on train images unless the checkpoint already is."""
     model = loaded_detector(cfg, checkpoint, quant)
     if uncalibrated(model):
-        Calibrator(model).run(calibration_loader(cfg.train_dataloader, reading_pipeline(cfg), num_images, seed))
+        loader: Any = calibration_loader(cfg.train_dataloader, reading_pipeline(cfg), num_images, seed)
+        calibrator = Calibrator(model)
+        with naming_pictures(loader.dataset), progress('calibration', calibrator.steps(len(loader.sampler))) as tick:
+            calibrator.tick = tick
+            calibrator.run(loader)
     return model
 
 
 def preprocessed(cfg: Config, model: Any, num_images: int, seed: int = 0) -> tuple[list[dict[str, Any]], list[Any]]:
     """Train images through the test pipeline and the model's preprocessor, one by one, and their ids."""
     loader = calibration_loader(cfg.train_dataloader, reading_pipeline(cfg), num_images, seed)
-    images = [model.data_preprocessor(batch, False) for batch in loader]
+    with naming_pictures(loader.dataset):
+        images = [model.data_preprocessor(batch, False) for batch in loader]
     return images, [sample['data_samples'][0].metainfo.get('img_id') for sample in images]

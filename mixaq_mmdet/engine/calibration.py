@@ -71,6 +71,27 @@ def copy_low_norms(block: Any) -> None:
                 target.copy_(source)
 
 
+def low_branch_left_behind(backbone: TwoBranchSwin) -> bool:
+    """Whether training moved the high branch alone, so that its low one fits the weights no more.
+
+    The norms tell: both branches start with the same, no calibration parts them, and training moves those that it
+    runs. Asked of methods that can calibrate the low branch alone, which are those that train.
+    """
+    if bool(backbone.low_trained) or type(backbone.quant_method).calibrate_low is Method.calibrate_low:
+        return False
+    norms = [
+        (getattr(block, low), getattr(block, high))
+        for stage in backbone.stages[: max(backbone.out_indices) + 1]
+        for block in stage.blocks
+        for low, high in LOW_NORMS.items()
+    ]
+    return any(
+        not torch.equal(ours, theirs)
+        for low, high in norms
+        for ours, theirs in zip(low.parameters(), high.parameters(), strict=True)
+    )
+
+
 class Calibrator:
     """Calibrates a model in place.
 

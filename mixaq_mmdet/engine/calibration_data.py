@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,17 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader
 
+from mixaq_mmdet.quantization.checks import check_count
+
+from .argument_checks import check_positive, type_name
+
 WRAPPERS = ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset')
+
+
+def check_draw(num_images: int, seed: int) -> None:
+    """A ValueError unless ``num_images`` and ``seed`` say which images to draw."""
+    check_positive(num_images, 'num_images', usual=32)
+    check_count(seed, 'seed')
 
 
 def calibration_loader(
@@ -28,13 +39,16 @@ def calibration_loader(
         num_images: images over all ranks; a smaller dataset is used whole.
         seed: which images.
     """
-    if not isinstance(num_images, int) or num_images < 1:
-        raise ValueError(f'num_images={num_images!r} must be a whole number of at least 1; 32 is usual')
+    check_draw(num_images, seed)
     if not isinstance(train_dataloader, Mapping) or 'dataset' not in train_dataloader:
         raise ValueError('train_dataloader.dataset is missing; give the train set as a config to calibrate on')
     dataset = _build(plain_dataset(train_dataloader['dataset'], pipeline))
     if len(dataset) < num_images:
-        print_log(f'calibration: the set holds {len(dataset)} images, num_images={num_images}; all are used', 'current')
+        print_log(
+            f'calibration: the set holds {len(dataset)} images, num_images={num_images}; all are used',
+            'current',
+            level=logging.WARNING,
+        )
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:num_images].tolist()
     own = chosen[get_rank() :: get_world_size()]
     return DataLoader(dataset, batch_size=1, sampler=own, num_workers=0, collate_fn=pseudo_collate)
@@ -57,7 +71,7 @@ def _build(config: dict[str, Any]) -> Any:
 def plain_dataset(dataset: Mapping[str, Any], pipeline: list[Any]) -> dict[str, Any]:
     """A dataset config without wrappers that repeat or mix images, reading through ``pipeline``."""
     config = copy.deepcopy(dict(dataset))
-    kind = str(config.get('type', '')).rsplit('.', 1)[-1]
+    kind = type_name(config.get('type', ''))
     if kind in WRAPPERS:
         return plain_dataset(config['dataset'], pipeline)
     if kind == 'ConcatDataset':

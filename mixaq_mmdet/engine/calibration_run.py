@@ -60,12 +60,12 @@ def calibrate_in_runner(
             'calibration needs a trained model, but no checkpoint was loaded; set load_from to a float checkpoint '
             '(and init_cfg=None in the backbone, so that nothing is downloaded)'
         )
+    bar: list[ProgressBar] = []
+    calibrator = Calibrator(runner.model, tick=lambda: bar[0].update() if bar else None, branches=branches)
     if branches == 'all' and not uncalibrated(runner.model):
         print_log('calibration: every quantizer is calibrated already, nothing to do', 'current')
         return None
     shown = is_main_process() and sys.stdout.isatty()
-    bar: list[ProgressBar] = []
-    calibrator = Calibrator(runner.model, tick=lambda: bar[0].update() if bar else None, branches=branches)
     ids = sorted((image for share in all_gather_object(image_ids(loader)) for image in share), key=str)
     if resumable:
         key = calibration_key(calibrator.model, [*calibrator.configs, _inputs(runner.cfg)], ids, seed)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -14,6 +13,7 @@ from ..models.checkpoint_dialects import PREFIX, StateDict, is_stock_name, trans
 from ..models.checkpoint_geometry import infer_backbone_cfg
 from ..registry import MODELS
 from .checkpoint_files import dataset_meta, pick_weights, read_checkpoint, write_checkpoint
+from .damaged_files import check_output, read_config
 
 MAX_MISSING = 0.01
 _CLASSIFIER_PARTS = {'backbone', 'head'}
@@ -60,6 +60,7 @@ def convert_checkpoint(
     weights, place = pick_weights(checkpoint, ema)
     state_dict, dialect = translate(weights)
     backbone = infer_backbone_cfg(state_dict)
+    check_output(dst, 'DST')
     dropped: list[str] = []
     if config is None:
         swin = MODELS.build(dict(type='TwoBranchSwin', **backbone)).state_dict()
@@ -79,7 +80,7 @@ def convert_checkpoint(
 
 def build_model(config: str | Path) -> nn.Module:
     """Build the model of a config file without initialising its weights, so that nothing is downloaded."""
-    cfg = Config.fromfile(config)
+    cfg = read_config(config, '--config')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     return MODELS.build(cfg.model)
 

@@ -11,7 +11,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .damaged_files import check_readable
+from .damaged_files import check_readable, read_config
 from .distributed import setup_distributed
 
 
@@ -37,16 +37,10 @@ def load_config(args: argparse.Namespace) -> Config:
     """The config that ``args`` (of a parser with ``add_config_arguments`` and ``config``) describe, ready for a Runner.
 
     Raises:
-        ValueError: for a missing config, and for a launcher that did not start this process.
+        ValueError: for a missing or broken config, and for a launcher that did not start this process.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise ValueError(f'config {args.config!r} is not a file; relative paths start at {Path.cwd()}')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    if not cfg.get('model'):
-        raise ValueError(f'config {args.config!r} has no model; give the config of a detector')
+    cfg = read_config(args.config, edits=args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -98,7 +92,7 @@ def apply_amp(cfg: Config) -> None:
 
 def apply_auto_scale_lr(cfg: Config) -> None:
     """``--auto-scale-lr``: learning rate in proportion to the real batch size."""
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ValueError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, the batch size that optim_wrapper.'
             'optimizer.lr was chosen for; add auto_scale_lr=dict(enable=False, base_batch_size=16)'

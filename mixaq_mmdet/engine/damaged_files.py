@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import pickle
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 
 TORN = (RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError, TypeError, pickle.UnpicklingError)
 """What ``torch.load`` raises on files that are truncated, empty, or something else altogether."""
@@ -41,14 +43,54 @@ def check_readable(path: str | Path, field: str) -> None:
         raise ValueError(f'{field} {str(path)!r} holds a {type(content).__name__}; a dict of weights is needed')
 
 
-def check_work_dir(path: str | Path) -> None:
+def read_config(path: str | Path, field: str = 'config', edits: Mapping[str, Any] | None = None) -> Config:
+    """The config of a detector, with ``--cfg-options``; a file that is none is a ValueError."""
+    if not Path(path).is_file():
+        raise ValueError(f'{field} {str(path)!r} is not a file; relative paths start at {Path.cwd()}')
+    try:
+        cfg = Config.fromfile(path)
+    except SyntaxError as error:
+        place = _place_of(error, Path(path))
+        raise ValueError(f'{field} {str(path)!r}, {place}: {error.msg}: {(error.text or "").strip()}') from error
+    except OSError as error:  # a base that is missing, or an ending that is none of a config
+        raise ValueError(f'{field} {str(path)!r} cannot be read: {error}') from error
+    if edits:
+        cfg.merge_from_dict(edits)
+    if not cfg.get('model'):
+        raise ValueError(f'{field} {str(path)!r} has no model; give the config of a detector')
+    return cfg
+
+
+def _place_of(error: SyntaxError, path: Path) -> str:
+    """Where an error is: mmengine parses texts, so that the error of a config names no file."""
+    if Path(error.filename or '').is_file():  # a module of its custom_imports
+        return f'{error.filename}, line {error.lineno}'
+    try:
+        ast.parse(path.read_bytes())
+    except SyntaxError:
+        return f'line {error.lineno}'
+    return f'line {error.lineno} of a file in its _base_'
+
+
+def check_work_dir(path: str | Path, field: str = '--work-dir') -> None:
     """A ValueError unless files can be written below ``path``, which is made."""
+    _check_folder(path, f'{field} {str(path)!r}')
+
+
+def check_output(path: str | Path, field: str) -> None:
+    """A ValueError unless ``path`` can be written as a file; its folder is made."""
+    if Path(path).is_dir():
+        raise ValueError(f'{field}={str(path)!r} is a folder; give the file to write')
+    _check_folder(Path(path).parent, f'{field}={str(path)!r}')
+
+
+def _check_folder(path: str | Path, shown: str) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ValueError(f'--work-dir {str(path)!r} cannot be written ({error.strerror}); give another one') from error
+        raise ValueError(f'{shown} cannot be written ({error.strerror}); give another one') from error
 
 
 def read_json(path: str | Path, remedy: str) -> Any:

@@ -22,8 +22,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device() -> dict[str, Any]:
-    """The processor by its model, cores and threads; the accelerator where there is one."""
+def device(used: str | None = None) -> dict[str, Any]:
+    """The processor by its model, cores and threads; the accelerator where there is one.
+
+    Args:
+        used: type of the torch device that the work ran on; for 'cpu' an idle accelerator is left out.
+    """
     import torch
 
     found: dict[str, Any] = {
@@ -31,7 +35,7 @@ def device() -> dict[str, Any]:
         'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'threads': torch.get_num_threads(),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and used != 'cpu':
         found['accelerator'] = torch.cuda.get_device_name()
     return found
 

@@ -15,6 +15,7 @@ from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
 from mixaq_mmdet.quantization.quantizers import Quantizer
 from mixaq_mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
+from .argument_checks import known_arguments_only, type_name
 from .ratio_sampling import RatioSampler
 
 STATE_KEY = 'sparsity_aware_updates'
@@ -42,6 +43,7 @@ class _SparsityAware(OptimWrapper):
         **kwargs: arguments of the stock wrapper.
     """
 
+    @known_arguments_only()
     def __init__(
         self,
         *args: Any,
@@ -130,8 +132,7 @@ class SparsityAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         kind = self.optim_wrapper_cfg.get('type', 'OptimWrapper')
-        name = getattr(kind, '__name__', str(kind).rpartition('.')[2])
-        self.optim_wrapper_cfg['type'] = _TWINS.get(name, kind)
+        self.optim_wrapper_cfg['type'] = _TWINS.get(type_name(kind), kind)
         # without any option the base class would make a single group of all parameters
         self.paramwise_cfg = self.paramwise_cfg or {'custom_keys': {}}
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
+from .argument_checks import known_arguments_only
 from .calibration_run import calibrate_in_runner, loader_for, refuse_averaging
+
+_FROM_A_BASE = (
+    "; keys of the base config's train_cfg stay unless deleted: "
+    "train_cfg=dict(_delete_=True, type='PTQLoop', num_images=32)"
+)
 
 
 @LOOPS.register_module()
@@ -27,6 +33,7 @@ class PTQLoop(EpochBasedTrainLoop):
         seed: which images are drawn.
     """
 
+    @known_arguments_only(_FROM_A_BASE)
     def __init__(self, runner: Any, dataloader: Any, num_images: int = 32, seed: int = 0) -> None:
         refuse_averaging(runner)
         _save_at_the_end(runner)
@@ -34,6 +41,7 @@ class PTQLoop(EpochBasedTrainLoop):
         super().__init__(runner, loader_for(runner, dataloader, num_images, seed), max_epochs=1)
         # schedulers and time estimates divide by it, and a rank may have no image
         self._max_iters = max(self._max_iters, 1)
+        runner.register_hook(_ResumesCalibrations())
 
     def run(self) -> nn.Module:
         """Calibrate, save, validate."""
@@ -56,6 +64,19 @@ class PTQLoop(EpochBasedTrainLoop):
         self._epoch += 1
         if journal is not None:
             journal.clear()
+
+
+class _ResumesCalibrations(Hook):
+    """Refuses to resume from a file without a calibration: its epochs would pass for one, its optimizer not fit."""
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Look into the file before the model and the optimizer load it."""
+        state = checkpoint.get('state_dict', checkpoint)
+        if runner._resume and not any(bool(flag) for name, flag in state.items() if name.endswith('.calibrated')):
+            raise ValueError(
+                '--resume: the checkpoint is not calibrated, there is no calibration to go on with; give it as '
+                'load_from instead of --resume, with a work folder of its own'
+            )
 
 
 def _save_at_the_end(runner: Any) -> None:

@@ -16,6 +16,7 @@ from numbers import Real
 
 import numpy as np
 
+from mixaq_mmdet.quantization.checks import check_count
 from mixaq_mmdet.windows.assignment import hundredths
 
 Levels = list[int]
@@ -90,14 +91,12 @@ class RatioSampler:
         seed: int = 0,
         prune: bool | str = False,
     ) -> None:
-        if sampling != FIXED and sampling not in LAWS:
+        if sampling not in [*LAWS, FIXED]:
             raise ValueError(f'sampling={sampling!r} is unknown; use one of {[*LAWS, FIXED]}')
         if prune not in PRUNE_MODES:
             raise ValueError(f'prune={prune!r} is unknown; use one of {list(PRUNE_MODES)}')
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f'seed={seed!r} must be an integer of at least 0')
         self.top, self.step = _grid(max_ratio, step)
-        self.sampling, self.seed, self.prune = sampling, seed, prune
+        self.sampling, self.seed, self.prune = sampling, check_count(seed, 'seed'), prune
 
     def draw(self, num_pairs: int, update: int) -> RatioPair | None:
         """(low ratios, prune ratios) of optimizer update number ``update``; None where the configured ones hold."""

@@ -1,8 +1,12 @@
 """Which images are calibrated on."""
 
+import logging
+
 import pytest
+from mmdet.datasets import MultiImageMixDataset
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.dataset import ConcatDataset, RepeatDataset
 
 from mixaq_mmdet.engine.calibration_data import calibration_loader, image_ids, plain_dataset, reading_pipeline
 
@@ -20,8 +24,11 @@ def test_the_seed_draws_the_images(tiny_cfg):
     assert all(len(set(ids)) == 3 for ids in drawn)
 
 
-def test_a_small_set_is_used_whole(tiny_cfg):
+def test_a_small_set_is_used_whole_with_a_warning(tiny_cfg, monkeypatch):
+    levels = []
+    monkeypatch.setattr('mixaq_mmdet.engine.calibration_data.print_log', lambda *_, level: levels.append(level))
     assert sorted(image_ids(loader(tiny_cfg, num_images=32))) == [1, 2, 3, 4]
+    assert levels == [logging.WARNING]
 
 
 def test_ranks_share_the_drawn_images(tiny_cfg, monkeypatch):
@@ -40,13 +47,20 @@ def test_batches_come_from_the_test_pipeline(tiny_cfg):
     assert 'flip' not in batch['data_samples'][0]
 
 
-def test_wrappers_are_looked_through():
+@pytest.mark.parametrize(
+    ('mix', 'repeat', 'concat'),
+    [
+        ('mmdet.MultiImageMixDataset', 'RepeatDataset', 'ConcatDataset'),
+        (MultiImageMixDataset, RepeatDataset, ConcatDataset),  # as pure Python configs name them
+    ],
+)
+def test_wrappers_are_looked_through(mix, repeat, concat):
     plain = {'type': 'CocoDataset', 'ann_file': 'a.json', 'pipeline': ['train']}
-    wrapped = {'type': 'mmdet.MultiImageMixDataset', 'dataset': {'type': 'RepeatDataset', 'times': 3, 'dataset': plain}}
+    wrapped = {'type': mix, 'dataset': {'type': repeat, 'times': 3, 'dataset': plain}}
     expected = {**plain, 'pipeline': ['test'], 'test_mode': True}
     assert plain_dataset(wrapped, ['test']) == expected
-    joined = plain_dataset({'type': 'ConcatDataset', 'datasets': [wrapped, plain]}, ['test'])
-    assert joined == {'type': 'ConcatDataset', 'datasets': [expected, expected]}
+    joined = plain_dataset({'type': concat, 'datasets': [wrapped, plain]}, ['test'])
+    assert joined == {'type': concat, 'datasets': [expected, expected]}
     assert plain['pipeline'] == ['train']
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_backbone import backbone, images
 
 from mixaq_mmdet.engine.calibration import Calibrator
@@ -38,6 +40,36 @@ def test_what_is_calibrated(monkeypatch, branches, model, before, iteration, exp
     hook = CalibrationHook(branches=branches)
     getattr(hook, f'before_{before}')(runner)
     assert calls == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize(
+    ('method', 'trained_at', 'low_ratios', 'branches', 'warns'),
+    [
+        ('OFQ', 0.0, 0.5, 'all', True),
+        ('LSQ', 0.0, [0.0, 0.2], 'all', True),
+        ('OFQ', 0.0, 0.0, 'all', False),
+        ('OFQ', 0.0, 0.5, 'low', False),
+        ('OFQ', 0.5, 0.5, 'all', False),
+        ('OFQ', None, 0.5, 'all', False),  # fitted and not trained
+        ('RepQ', 0.0, 0.5, 'all', False),  # cannot calibrate the low branch alone
+    ],
+)
+def test_a_test_warns_of_a_low_branch_left_behind(monkeypatch, method, trained_at, low_ratios, branches, warns):
+    net = backbone({**QUANT, 'method': method})
+    Calibrator(net).run(images(1))
+    if trained_at is not None:
+        net.set_ratios(trained_at)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        sum(out.square().mean() for out in net.train()(images(1)[0])).backward()
+        optimizer.step()
+    net.eval().set_ratios(low_ratios)
+    warnings = []
+    monkeypatch.setattr(calibration, 'print_log', lambda text, _, level: warnings.append((text, level)))
+    monkeypatch.setattr(calibration, 'loader_for', lambda *arguments: None)
+    monkeypatch.setattr(calibration, 'calibrate_in_runner', lambda *_, branches: None)
+    CalibrationHook(branches=branches).before_test(SimpleNamespace(model=net, cfg={}, iter=0, hooks=[]))
+    assert [level for _, level in warnings] == [logging.WARNING] * warns
+    assert all("branches='low'" in text for text, _ in warnings)
 
 
 def test_an_unknown_branch():

@@ -117,6 +117,20 @@ def test_refuses_to_start_from_nothing(tiny_coco, tmp_path):
         Runner.from_cfg(ptq_config(tiny_coco, tmp_path)).train()
 
 
+def test_refuses_a_float_model(tiny_coco, tmp_path, float_file):
+    cfg = ptq_config(tiny_coco, tmp_path, load_from=float_file)
+    del cfg.model.backbone.quant
+    with pytest.raises(ValueError, match=r'nothing to calibrate; set quant=dict\(method='):
+        Runner.from_cfg(cfg).train()
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_refuses_to_resume_from_a_float_file(tiny_coco, tmp_path, float_file):
+    cfg = ptq_config(tiny_coco, tmp_path, load_from=float_file, resume=True)
+    with pytest.raises(ValueError, match=r'--resume: the checkpoint is not calibrated.* as load_from instead'):
+        Runner.from_cfg(cfg).train()
+
+
 def test_hook_calibrates_a_test_run_to_the_same_quantizers(tiny_coco, tmp_path, float_file, calibrated):
     hook = {'type': 'CalibrationHook', 'num_images': 3}
     runner = Runner.from_cfg(ptq_config(tiny_coco, tmp_path, load_from=float_file, custom_hooks=[hook]))

@@ -114,6 +114,7 @@ def test_fixed_leaves_the_configured_ratios():
         ({'max_ratio': 1.2}, 'max_ratio=1.2'),
         ({'step': 0.125, 'max_ratio': 0.5}, 'step=0.125 must be in whole hundredths'),
         ({'sampling': 'uniform'}, "sampling='uniform' is unknown; use one of"),
+        ({'sampling': ['x']}, "sampling=['x'] is unknown; use one of"),
         ({'prune': 'all'}, "prune='all' is unknown"),
         ({'seed': -1}, 'seed=-1'),
     ],

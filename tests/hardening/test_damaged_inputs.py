@@ -24,6 +24,7 @@ from mixaq_mmdet.engine.damaged_files import check_work_dir, read_json
 from mixaq_mmdet.quantization.state import encode_config
 from mixaq_mmdet.search.history import History
 from mixaq_mmdet.search.layer_run import _stored
+from mixaq_mmdet.search.run import Settings, latency_table
 from mixaq_mmdet.search.space import Candidate
 
 QUANT = {'method': 'MinMax', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
@@ -220,13 +221,23 @@ def test_a_work_dir_without_permission(tmp_path, monkeypatch):
 def test_a_config_that_is_empty_or_broken(place):
     (place / 'tiny.py').write_text('')
     fails(lambda: tool('test.py', place / 'tiny.py', place / 'tiny.pth'), 'tiny.py', 'has no model')
-    (place / 'tiny.py').write_text('model = dict(')
-    with pytest.raises(SyntaxError):
-        tool('test.py', place / 'tiny.py', place / 'tiny.pth', '--work-dir', place / 'tested')
+    (place / 'tiny.py').write_text('a = 1\nmodel = dict(')
+    broken = f"config '{place / 'tiny.py'}', line 2: '(' was never closed: model = dict("
+    fails(lambda: tool('test.py', place / 'tiny.py', place / 'tiny.pth'), broken)
+    (place / 'child.py').write_text("_base_ = ['./tiny.py']\n")
+    inherited = f"config '{place / 'child.py'}', line 2 of a file in its _base_: '(' was never closed"
+    fails(lambda: tool('test.py', place / 'child.py', place / 'tiny.pth'), inherited)
+    (place / 'tiny.py').unlink()
+    fails(lambda: tool('test.py', place / 'child.py', place / 'tiny.pth'), 'child.py', 'cannot be read', 'tiny.py')
 
 
 class TestHistory:
     ABOUT = {'model': 'a'}
+    DAMAGED = (
+        b'{"low": [1]', b'\x00\xff\xfe', b'{}', b'5', b'{"low": 3, "prune": [0], "scores": {"map": 1}}',
+        b'{"low": [1], "prune": [0], "scores": 5}', b'{"low": [1], "prune": [0], "scores": {"map": "x"}}',
+        b'{"low": [1, 2], "prune": [0], "scores": {"map": 1}}',
+    )  # fmt: skip
 
     @pytest.fixture
     def path(self, tmp_path) -> Path:
@@ -240,7 +251,7 @@ class TestHistory:
         assert len(History(path, self.ABOUT, resume=True).scores) == 2
         assert len(path.read_text().splitlines()) == 3
 
-    @pytest.mark.parametrize('line', [b'{"low": [1]', b'\x00\xff\xfe', b'{}', b'5'])
+    @pytest.mark.parametrize('line', DAMAGED)
     def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_cut(self, path, line):
         lines = path.read_bytes().splitlines()
         lines[2] = line
@@ -249,9 +260,10 @@ class TestHistory:
         fails(lambda: History(path, self.ABOUT, resume=True), 'history.jsonl', 'line 3 is damaged')
         assert path.read_bytes() == kept
 
-    def test_a_damaged_first_line_and_a_foreign_file(self, path):
-        path.write_bytes(b'not a history\n' + path.read_bytes())
-        fails(lambda: History(path, self.ABOUT, resume=True), 'line 1 is damaged')
+    @pytest.mark.parametrize('line', [b'not a history', b'{"subject": 5}', b'[]'])
+    def test_a_damaged_first_line_and_a_foreign_file(self, path, line):
+        path.write_bytes(line + b'\n' + path.read_bytes())
+        fails(lambda: History(path, self.ABOUT, resume=True), 'history.jsonl', 'line 1 is damaged', 'delete the file')
 
     def test_an_empty_file_starts_anew(self, path):
         path.write_bytes(b'')
@@ -280,6 +292,8 @@ def test_files_of_earlier_analyses(tmp_path):
     path.write_text('{"shape": [64,')
     fails(lambda: read_json(path, 'delete it'), 'latency.json', 'torn or no JSON', 'delete it')
     path.write_text('{"other": 1}')
+    resumed = Settings(Path('tiny.py'), Path('tiny.pth'), tmp_path, resume=True)
+    fails(lambda: latency_table(None, (64, 64), resumed), 'latency.json', 'no latency table', 'delete it')
     fails(lambda: _stored(path, 'importance', {'layer'}), '--importance', "holds no 'importance'")
 
 

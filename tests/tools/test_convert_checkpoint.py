@@ -14,7 +14,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import load_checkpoint
 from swin_dialects import MicrosoftSwin, mmcv_names, randomise
 from tiny_detector import tiny_mask_rcnn
-from tool_process import run_tool
+from tool_process import load_tool, run_tool
 from torch import nn
 
 from mixaq_mmdet.engine.checkpoint_conversion import build_model, convert_checkpoint
@@ -267,6 +267,24 @@ def test_the_result_is_whole_or_absent(tmp_path, detector, monkeypatch):
     monkeypatch.setattr(torch, 'save', torn)
     with pytest.raises(OSError, match='disk full'):
         convert_checkpoint(source, tmp_path / 'dst.pth')
+    assert [path.name for path in tmp_path.iterdir()] == ['src.pth']
+
+
+@pytest.mark.parametrize(
+    ('dst', 'options', 'message'),
+    [
+        ('dst.pth', ['--config', 'nowhere.py'], "error: --config 'nowhere.py' is not a file"),
+        ('dst.pth', ['--config', str(ROOT / 'configs/_base_/mini_runtime.py')], 'has no model'),
+        ('.', [], r"error: DST='.*' is a folder; give the file"),
+        ('src.pth/dst.pth', [], r"error: DST='.*src\.pth/dst\.pth' cannot be written"),
+        ('/proc/dst.pth', [], r"error: DST='/proc/dst\.pth' cannot be written"),
+        ('/proc/new/dst.pth', [], r"error: DST='/proc/new/dst\.pth' cannot be written"),
+    ],
+)
+def test_user_errors_are_one_line(tmp_path, detector, dst, options, message):
+    source = saved(tmp_path / 'src.pth', state_dict=detector)
+    with pytest.raises(SystemExit, match=message):
+        load_tool('convert_checkpoint.py').main([str(source), str(tmp_path / dst), *options])
     assert [path.name for path in tmp_path.iterdir()] == ['src.pth']
 
 

@@ -43,17 +43,28 @@ def test_flip_augmentation_of_a_config_that_has_none(test_files, tmp_path):
     assert (tmp_path / 'work_dir').is_dir()
 
 
-def test_augmented_images_are_nothing_to_calibrate_on(test_files, tmp_path):
-    config = tmp_path / 'quantized.py'
+def quantized(test_files: tuple[Path, Path], more: str = '') -> str:
+    """The config of ``test_files`` with a quantized backbone and without masks, as a file beside it."""
+    config = test_files[0].with_name('quantized.py')
     config.write_text(
         f"""_base_ = ['{test_files[0]}']
 model = dict(backbone=dict(type='TwoBranchSwin', quant=dict(method='MinMax')), roi_head=dict(mask_head=None))
 test_evaluator = dict(metric='bbox')
-custom_hooks = [dict(type='CalibrationHook')]
+{more}
 """
     )
+    return str(config)
+
+
+def test_an_uncalibrated_model_ends_in_one_line(test_files):
+    with pytest.raises(SystemExit, match=r'^error: not calibrated: '):
+        load_tool('test.py').main([quantized(test_files), str(test_files[1])])
+
+
+def test_augmented_images_are_nothing_to_calibrate_on(test_files):
+    config = quantized(test_files, "custom_hooks = [dict(type='CalibrationHook')]")
     with pytest.raises(ValueError, match='--tta: the checkpoint is not calibrated'):
-        load_tool('test.py').main([str(config), str(test_files[1]), '--tta'])
+        load_tool('test.py').main([config, str(test_files[1]), '--tta'])
 
 
 @pytest.mark.parametrize(

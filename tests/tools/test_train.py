@@ -72,6 +72,7 @@ def test_killed_run_resumes_as_if_uninterrupted_under_the_stock_tool(train_cfg_f
         (['CONFIG', '--resume', 'nowhere.pth'], "error: --resume 'nowhere.pth' is not a file"),
         (['CONFIG', '--amp'], 'error: --amp needs an accelerator'),
         (['CONFIG', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}'], 'auto_scale_lr.base_batch_size'),
+        (['CONFIG', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'], 'auto_scale_lr.base_batch_size'),
         (['CONFIG', '--launcher', 'pytorch'], "error: launcher='pytorch' needs the environment variable RANK"),
     ],
 )
@@ -84,6 +85,17 @@ def test_user_errors_are_one_line(tiny_cfg, tmp_path, monkeypatch, arguments, me
     with pytest.raises(SystemExit) as stop:
         load_tool('train.py').main([config if argument == 'CONFIG' else argument for argument in arguments])
     assert message in str(stop.value.code)
+
+
+def test_a_model_that_nothing_calibrates_ends_in_one_line(tiny_cfg, tmp_path):
+    tiny_cfg.model.backbone.update(type='TwoBranchSwin', quant={'method': 'LSQ'})
+    tiny_cfg.dump(tmp_path / 'tiny.py')
+    with pytest.raises(SystemExit) as stop:
+        load_tool('train.py').main([str(tmp_path / 'tiny.py')])
+    text = str(stop.value.code)
+    assert text.startswith('error: not calibrated: ')
+    for remedy in ('set load_from', 'CalibrationHook', 'PTQLoop'):
+        assert remedy in text
 
 
 def test_resume_without_a_checkpoint_starts_the_run_as_configured(tiny_cfg, tmp_path, capsys):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 
-from ..calibration import check_branches, quantized_backbone, uncalibrated
+from ..argument_checks import known_arguments_only
+from ..calibration import check_branches, low_branch_left_behind, quantized_backbone, uncalibrated
+from ..calibration_data import check_draw
 from ..calibration_run import calibrate_in_runner, loader_for, refuse_averaging
 
 
@@ -33,7 +37,9 @@ class CalibrationHook(Hook):
     # before EMAHook and others that copy or read the model
     priority = 'VERY_HIGH'
 
+    @known_arguments_only()
     def __init__(self, num_images: int = 32, seed: int = 0, branches: str = 'all') -> None:
+        check_draw(num_images, seed)
         self.branches = check_branches(branches)
         self.num_images = num_images
         self.seed = seed
@@ -45,6 +51,7 @@ class CalibrationHook(Hook):
     def before_test(self, runner: Any) -> None:
         """Make an uncalibrated model ready to be tested."""
         self._calibrate(runner)
+        self._warn_of_a_low_branch_left_behind(runner)
 
     def before_val(self, runner: Any) -> None:
         """The same before a validation that no training precedes."""
@@ -54,7 +61,7 @@ class CalibrationHook(Hook):
     def _calibrate(self, runner: Any, trains: bool = False) -> None:
         if uncalibrated(runner.model):
             branches = 'all'
-        elif self.branches == 'low' and self._low_is_stale(runner) and not (trains and runner.iter):
+        elif self.branches == 'low' and self._low_is_untrained(runner) and not (trains and runner.iter):
             branches = 'low'
         else:
             return
@@ -62,14 +69,26 @@ class CalibrationHook(Hook):
         if isinstance(model, BaseTTAModel):
             raise ValueError(
                 '--tta: the checkpoint is not calibrated, and augmented images are nothing to calibrate on; run '
-                'tools/train.py with train_cfg=dict(type="PTQLoop") and test the checkpoint that it writes'
+                'tools/train.py with train_cfg=dict(_delete_=True, type="PTQLoop") and test the file that it writes'
             )
         if not trains:  # a training's first step copies the calibrated model into the average
             refuse_averaging(runner)
         loader = loader_for(runner, runner.cfg.get('train_dataloader'), self.num_images, self.seed)
         calibrate_in_runner(runner, loader, self.seed, branches=branches)
 
+    def _warn_of_a_low_branch_left_behind(self, runner: Any) -> None:
+        backbone = quantized_backbone(runner.model)
+        if backbone is None or self.branches == 'low' or not any(backbone.low_ratios):
+            return
+        if low_branch_left_behind(backbone):
+            print_log(
+                'low_ratios: the low branch was left behind - no training step ran it, and its norms are not those of '
+                "the high branch; set custom_hooks=[dict(type='CalibrationHook', branches='low')] to fit it anew",
+                'current',
+                level=logging.WARNING,
+            )
+
     @staticmethod
-    def _low_is_stale(runner: Any) -> bool:
+    def _low_is_untrained(runner: Any) -> bool:
         backbone = quantized_backbone(runner.model)
         return backbone is not None and not bool(backbone.low_trained)

@@ -11,6 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from mixaq_mmdet.quantization.checks import check_number
+
+from ..argument_checks import check_positive, known_arguments_only
+
 
 @HOOKS.register_module()
 class WindowMapHook(Hook):
@@ -26,11 +30,10 @@ class WindowMapHook(Hook):
 
     priority = 'LOW'
 
+    @known_arguments_only()
     def __init__(self, interval: int = 500, dpi: int = 80) -> None:
-        if interval < 1:
-            raise ValueError(f'WindowMapHook: interval={interval} must be at least 1')
-        self.interval = interval
-        self.dpi = dpi
+        self.interval = check_positive(interval, 'WindowMapHook: interval', usual=500)
+        self.dpi = check_number(dpi, 'WindowMapHook: dpi', least=1, usual=80)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Draw at every ``interval``-th iteration, on rank 0."""
