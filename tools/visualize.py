@@ -19,7 +19,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file with a TwoBranchSwin backbone')
     parser.add_argument('checkpoint', help='checkpoint of that config')
     parser.add_argument('-o', '--out', type=Path, default=Path('outputs/visualize'), metavar='DIR')
-    parser.add_argument('--float', metavar='CKPT', help='float checkpoint, to show its detections beside')
+    parser.add_argument(
+        '--float',
+        metavar='CKPT',
+        help='float checkpoint whose detections are shown beside (default: the same weights with quantizers off)',
+    )
     parser.add_argument('--layer', help='also the histogram of what enters this layer, with its quantization levels')
     parser.add_argument('--score-thr', type=float, default=0.5, help='least score of a detection that is drawn')
     parser.add_argument('--device', default='cpu')

@@ -9,6 +9,7 @@ import numpy as np
 
 PALETTE = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442')
 GAP = 1.0  # between labels, in points
+CAPTION_INCHES = 0.35
 
 
 class Area(NamedTuple):
@@ -31,7 +32,12 @@ class Area(NamedTuple):
 
 
 def draw_detections(
-    figure: Any, image: np.ndarray, found: dict[str, Any], classes: tuple[str, ...], threshold: float
+    figure: Any,
+    image: np.ndarray,
+    found: dict[str, Any],
+    classes: tuple[str, ...],
+    threshold: float,
+    caption: str = '',
 ) -> None:
     """One panel for each model; the most certain boxes get the first choice of a place for their label.
 
@@ -40,9 +46,14 @@ def draw_detections(
         found: ``pred_instances`` by the model's name.
         classes: names by label.
         threshold: least score of a box that is drawn.
+        caption: a line under the panels.
     """
     aspect = image.shape[0] / image.shape[1]
-    figure.set_size_inches(5 * len(found), 5 * aspect + 0.4)
+    foot = CAPTION_INCHES if caption else 0.0
+    height = 5 * aspect + 0.4 + foot
+    figure.set_size_inches(5 * len(found), height)
+    if caption:
+        figure.text(0.5, foot / 2 / height, caption, ha='center', va='center', fontsize=9)
     panels = []
     for axis, (name, instances) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         axis.imshow(image)
@@ -52,7 +63,7 @@ def draw_detections(
         kept = sorted((i for i, score in enumerate(shown.scores) if score >= threshold), key=lambda i: -shown.scores[i])
         axis.set_title(f'{name}: {len(kept)} detections, score >= {threshold:g}', fontsize=10)
         panels.append((axis, shown, kept))
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, foot / height, 1, 1))
     figure.draw_without_rendering()  # fixes where the panels lie, which labels are placed by
     for axis, shown, kept in panels:
         _draw_boxes(axis, shown, kept, classes)

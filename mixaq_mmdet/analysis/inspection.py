@@ -14,6 +14,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mixaq_mmdet.engine.command_line import check_checkpoint
+from mixaq_mmdet.engine.damaged_pictures import check_picture
 from mixaq_mmdet.models import TwoBranchSwin
 from mixaq_mmdet.models.two_branch_stage import StageRecord
 
@@ -34,9 +35,9 @@ class Inspection(NamedTuple):
     sample: Any
 
 
-def load_detector(cfg: Config, checkpoint: str | Path, device: str = 'cpu') -> nn.Module:
-    """The detector of a config with its weights, in eval mode."""
-    check_checkpoint(str(checkpoint), 'checkpoint')
+def load_detector(cfg: Config, checkpoint: str | Path, device: str = 'cpu', field: str = 'checkpoint') -> nn.Module:
+    """The detector of a config with its weights, in eval mode; ``field`` is what messages call the checkpoint."""
+    check_checkpoint(str(checkpoint), field)
     return init_detector(cfg, str(checkpoint), palette='random', device=device)
 
 
@@ -80,8 +81,7 @@ def as_picture(image: Tensor, preprocessor: Any) -> np.ndarray:
 @torch.no_grad()
 def inspect(detector: nn.Module, image: str | Path) -> Inspection:
     """Run one image file through the detector."""
-    if not Path(image).is_file():
-        raise ValueError(f'image {str(image)!r} is not a file; relative paths start at {Path.cwd()}')
+    check_picture(image, 'image')
     backbone = two_branch(detector)
     with seen_images(backbone) as seen, backbone.record_windows() as records:
         sample = inference_detector(detector, str(image))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mixaq_mmdet.engine.progress import watched
 
 from .detector_logits import check_two_stage, matched_logits
 from .relevance import Relevance, backbone_relevance
@@ -34,14 +36,11 @@ def image_relevance(detector: Any, image: dict[str, Any]) -> Relevance | None:
 
 
 def layer_importance(
-    detector: nn.Module, images: Sequence[dict[str, Any]], tick: Callable[[], None] = lambda: None
+    detector: nn.Module, images: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, float], list[Relevance | None]]:
     """Mean relevance per layer, scaled to mean 1 over the layers (our choice), and the relevance of every image."""
     check_two_stage(detector)
-    found = []
-    for image in images:
-        found.append(image_relevance(detector, image))
-        tick()
+    found = [image_relevance(detector, image) for image in watched('importance of layers', images)]
     seen = [one for one in found if one is not None]
     if not seen:
         raise ValueError('none of the images holds an object; use more images')

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from mixaq_mmdet.engine.progress import watched
 from mixaq_mmdet.models.backbone_cost import swin_spec
 from mixaq_mmdet.quantization import quantizer_mode
 from mixaq_mmdet.windows.cost import backbone_layers
@@ -50,7 +51,6 @@ def layer_sensitivity(
     detectors: Mapping[int, Any] | Callable[[int], Any],
     bits: list[int],
     measure: Callable[[nn.Module], float],
-    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, float]]:
     """Loss per layer and bits, never below zero and never larger at more bits.
 
@@ -61,7 +61,6 @@ def layer_sensitivity(
         detectors: a calibrated detector for each bit width, or a function that makes one.
         bits: widths to try.
         measure: loss of a detector against the float one, e.g. ``Divergence``.
-        tick: called after each measurement.
 
     Returns:
         ``result[layer][bits]``.
@@ -69,10 +68,9 @@ def layer_sensitivity(
     found: dict[str, dict[int, float]] = {}
     for width in sorted(bits):
         detector = detectors(width) if callable(detectors) else detectors[width]
-        for name in layer_names(detector.backbone):
+        for name in watched(f'one layer alone at {width} bits', layer_names(detector.backbone)):
             with alone(detector.backbone, name):
                 found.setdefault(name, {})[width] = max(measure(detector), 0.0)
-            tick()
     return {name: _falling(losses) for name, losses in found.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ def build_backbone(cfg: Config) -> SwinTransformer:
     if backbone is None:
         raise ValueError('model.backbone is missing; give the config of a detector with a Swin backbone')
     kind = str(backbone.get('type'))
+    if kind.rsplit('.', 1)[-1] == 'IntegerSwin':
+        raise ValueError(
+            f'model.backbone.type={kind!r} is converted: its bits and weights are in its checkpoint, which is not read '
+            'here; give the config that it was converted from (bops counts the same bits there, and latency --integer '
+            'measures the converted path)'
+        )
     if kind.rsplit('.', 1)[-1] not in ('TwoBranchSwin', 'SwinTransformer'):
         raise ValueError(f"model.backbone.type={kind!r} is no Swin; use 'TwoBranchSwin' or mmdet's 'SwinTransformer'")
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -41,6 +47,16 @@ def _find_backbone(model: Any) -> Mapping[str, Any] | None:
     if 'backbone' in model:
         return model['backbone']
     return next((found for name in ('module', 'detector') if (found := _find_backbone(model.get(name)))), None)
+
+
+def input_shape(cfg: Config, given: Sequence[int] | None) -> tuple[int, int]:
+    """(height, width) in pixels from ``--shape``, or what is usual for the config."""
+    if given is None:
+        return usual_shape(cfg)
+    height, width = given
+    if height < 1 or width < 1:
+        raise ValueError(f'--shape {height} {width} has an empty side; give height and width in pixels')
+    return height, width
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,18 +11,29 @@ import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mixaq_mmdet.engine.damaged_pictures import naming_pictures
 from mixaq_mmdet.engine.evaluate import evaluate
-from mixaq_mmdet.models.ratios import Ratios
-from mixaq_mmdet.windows.importance import build_importance
+from mixaq_mmdet.engine.progress import counted_images
+from mixaq_mmdet.models.ratios import Ratios, checked_ratios
+from mixaq_mmdet.windows.importance import Importance, Random
 
 from .inspection import two_branch
 from .study import COLOURS
 
-RANKINGS: dict[str, dict[str, Any]] = {
-    'normal': {'type': 'L2'},
-    'reversed': {'type': 'L2', 'reverse': True},
-    'random': {'type': 'Random', 'seed': 0},
+
+def turned_around(importance: Importance) -> Importance:
+    """The same importance that ranks in the other direction."""
+    turned = copy.copy(importance)
+    turned.reverse = not importance.reverse
+    return turned
+
+
+RANKINGS: dict[str, Callable[[Importance], Importance]] = {
+    'normal': lambda own: own,
+    'reversed': turned_around,
+    'random': lambda own: Random(seed=0),
 }
+"""How windows are ranked, from the importance that the model has."""
 
 
 class Arm(NamedTuple):
@@ -52,28 +64,34 @@ def coco_folder(folder: Path) -> dict[str, Any]:
 def robustness(
     detector: nn.Module, loaders: Mapping[str, DataLoader], arms: Sequence[Arm], rankings: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Box AP of every arm under every ranking on every set; the first loader is the clean set."""
+    """Box AP of every arm under every ranking of ``RANKINGS`` on every set; the first loader is the clean set."""
     unknown = [name for name in rankings if name not in RANKINGS]
     if unknown:
         raise ValueError(f'--rankings {unknown} are unknown; use some of {list(RANKINGS)}')
     backbone = two_branch(detector)
     before, importance = backbone._configured, backbone.importance
+    plan = []
+    for arm in arms:
+        ranked = any(map(any, checked_ratios(arm.low, arm.prune, backbone.num_pairs)))
+        plan += [(arm, ranking, ranking if ranked else '-') for ranking in (rankings if ranked else rankings[:1])]
+    images = len(plan) * sum(len(loader.sampler) for loader in loaders.values())  # type: ignore[arg-type]
     rows = []
     try:
-        for arm in arms:
-            backbone.set_ratios(arm.low, arm.prune)
-            ranked = any(backbone.low_ratios) or any(backbone.prune_ratios)
-            for ranking in rankings if ranked else rankings[:1]:
-                backbone.importance = build_importance(RANKINGS[ranking])
-                ap = {
-                    name: 100 * evaluate(detector, dataloader=loader).metrics['coco/bbox_mAP']
-                    for name, loader in loaders.items()
-                }
-                rows.append({'arm': arm.name, 'ranking': ranking if ranked else '-', 'ap': ap, **degradation(ap)})
+        with counted_images('robustness', backbone, images):
+            for arm, ranking, shown in plan:
+                backbone.set_ratios(arm.low, arm.prune)
+                backbone.importance = RANKINGS[ranking](importance)
+                ap = {name: _average_precision(detector, loader) for name, loader in loaders.items()}
+                rows.append({'arm': arm.name, 'ranking': shown, 'ap': ap, **degradation(ap)})
     finally:
         backbone.set_ratios(*before)
         backbone.importance = importance
     return rows
+
+
+def _average_precision(detector: nn.Module, loader: DataLoader) -> float:
+    with naming_pictures(loader.dataset):
+        return 100 * evaluate(detector, dataloader=loader).metrics['coco/bbox_mAP']
 
 
 def degradation(ap: Mapping[str, float]) -> dict[str, Any]:

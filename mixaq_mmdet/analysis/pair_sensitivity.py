@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mixaq_mmdet.engine.damaged_pictures import naming_pictures
 from mixaq_mmdet.engine.evaluate import evaluate
+from mixaq_mmdet.engine.progress import counted_images
 
 from .inspection import two_branch
 from .study import COLOURS, MARKERS
@@ -67,23 +69,23 @@ def pair_sensitivity(
     """``result[tier][pair][ratio index]``, tiers 'low' and 'pruned'; the ratios of the detector are put back."""
     if score not in SCORES:
         raise ValueError(f'--score {score!r} is unknown; use one of {sorted(SCORES)}')
-    backbone = two_branch(detector)
+    backbone: Any = two_branch(detector)
+    tiers = ('low', 'pruned')[: 1 + pruned]
+    runs = 1 + len(tiers) * backbone.num_pairs * len(ratios)
+    images = len(loader.sampler)  # type: ignore[arg-type]
     before = backbone._configured
+
+    def measured(tier: str, pair: int, ratio: float) -> float:
+        own = one_pair(backbone.num_pairs, pair, ratio)
+        backbone.set_ratios(own if tier == 'low' else 0.0, own if tier == 'pruned' else 0.0)
+        return judge(detector)
+
     try:
-        backbone.set_ratios(0.0, 0.0)
-        judge = SCORES[score](detector, loader)
-        found: dict[str, list[list[float]]] = {}
-        for tier in ('low', 'pruned')[: 1 + pruned]:
-            rows = []
-            for pair in range(backbone.num_pairs):
-                row = []
-                for ratio in ratios:
-                    own = one_pair(backbone.num_pairs, pair, ratio)
-                    backbone.set_ratios(own if tier == 'low' else 0.0, own if tier == 'pruned' else 0.0)
-                    row.append(judge(detector))
-                rows.append(row)
-            found[tier] = rows
-        return found
+        with naming_pictures(loader.dataset), counted_images('sensitivity of pairs', backbone, runs * images):
+            backbone.set_ratios(0.0, 0.0)
+            judge = SCORES[score](detector, loader)
+            pairs = range(backbone.num_pairs)
+            return {tier: [[measured(tier, pair, ratio) for ratio in ratios] for pair in pairs] for tier in tiers}
     finally:
         backbone.set_ratios(*before)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mixaq_mmdet.engine.damaged_pictures import naming_pictures
+from mixaq_mmdet.engine.progress import watched
 from mixaq_mmdet.quantization.quantizers.base import quantizer_mode
 from mixaq_mmdet.windows.geometry import partition
 
@@ -67,13 +69,14 @@ def sqnr_by_stage(detector: nn.Module, loader: DataLoader) -> list[dict[str, flo
     before = backbone._configured
     try:
         backbone.set_ratios(0.0, 0.0)
-        for batch in loader:
-            data = detector.data_preprocessor(batch, False)
-            with StageOutputs(backbone) as quantized:
-                backbone(data['inputs'])
-            with StageOutputs(backbone) as plain, quantizer_mode(backbone, 'float'):
-                backbone(data['inputs'])
-            _add(totals, quantized.maps, plain.maps, data, [stage.window_size for stage in backbone.stages])
+        with naming_pictures(loader.dataset):
+            for batch in watched('SQNR of windows', loader):
+                data = detector.data_preprocessor(batch, False)
+                with StageOutputs(backbone) as quantized:
+                    backbone(data['inputs'])
+                with StageOutputs(backbone) as plain, quantizer_mode(backbone, 'float'):
+                    backbone(data['inputs'])
+                _add(totals, quantized.maps, plain.maps, data, [stage.window_size for stage in backbone.stages])
     finally:
         backbone.set_ratios(*before)
     return [

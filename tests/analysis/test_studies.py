@@ -1,29 +1,28 @@
-"""The studies of tools/analyze.py, on a tiny detector: numbers, files, errors."""
+"""The studies of tools/analyze.py, on a tiny detector: numbers and files."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from matplotlib.figure import Figure
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.visualization import Visualizer
 from tool_process import load_tool
-from two_branch_files import write_quantized_files
+from two_branch_files import write_quantized_files, write_two_branch_files
 
+from mixaq_mmdet.analysis import ood
 from mixaq_mmdet.analysis.inspection import load_detector, two_branch
 from mixaq_mmdet.analysis.ood import coco_folder, degradation
-from mixaq_mmdet.analysis.pair_sensitivity import draw_sensitivity
-from mixaq_mmdet.engine.evaluate import evaluate  # noqa: F401  (registers the metric)
+from mixaq_mmdet.analysis.pair_sensitivity import draw_sensitivity, pair_sensitivity
+from mixaq_mmdet.analysis.study import evaluation_loader
 from mixaq_mmdet.engine.hooks import WindowMapHook
-from mixaq_mmdet.windows.assignment import tier_counts
-
-BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
+from mixaq_mmdet.models import TwoBranchSwin
 
 
 @pytest.fixture(scope='module')
@@ -36,13 +35,23 @@ def analyze(*arguments) -> None:
     load_tool('analyze.py').main([str(argument) for argument in arguments])
 
 
-def test_sensitivity_grows_with_the_ratio_and_vanishes_at_zero(calibrated, tmp_path):
+def test_sensitivity_grows_with_the_ratio(calibrated, tmp_path):
     analyze('sensitivity', *calibrated, '--images', 2, '--ratios', 0.25, 1, '--work-dir', tmp_path)
     found = json.loads((tmp_path / 'sensitivity' / 'sensitivity.json').read_text())
     assert set(found['arms']) == {'2 bits', 'pruned'}
     assert all(small < large for small, large in found['arms']['2 bits'])
     assert len(found['image_ids']) == 2
     assert (tmp_path / 'sensitivity' / 'sensitivity.png').stat().st_size > 1000
+    text = (tmp_path / 'sensitivity' / 'sensitivity.md').read_text()
+    assert 'Images (ids): 1, 2.' in text
+    assert f'torch {found["versions"]["torch"]}' in text
+    assert f'processor {found["device"]["processor"]}' in text
+
+
+def test_no_window_low_costs_nothing(calibrated):
+    cfg = Config.fromfile(calibrated[0])
+    found = pair_sensitivity(load_detector(cfg, calibrated[1]), evaluation_loader(cfg, limit=1), [0.0], 'error')
+    assert found == {'low': [[0.0]] * 4, 'pruned': [[0.0]] * 4}
 
 
 @pytest.mark.parametrize('arms', [1, 3])
@@ -69,21 +78,51 @@ def test_sqnr_is_the_same_for_the_same_checkpoint(calibrated, tmp_path):
         assert stage['all'] <= max(stage['foreground'], stage['background']) + 1e-6
 
 
-def test_robustness_has_a_row_for_each_arm_and_ranking(calibrated, tiny_coco, tmp_path):
-    twin = tmp_path / 'fog'
-    (twin / 'annotations').mkdir(parents=True)
-    shutil.copy(tiny_coco / 'annotations.json', twin / 'annotations' / 'instances_val.json')
-    shutil.copytree(tiny_coco / 'images', twin / 'val')
-    analyze('robustness', *calibrated, '--sets', twin, '--prune-ratios', 0.3, '--work-dir', tmp_path)
-    rows = json.loads((tmp_path / 'robustness' / 'robustness.json').read_text())['rows']
-    assert [(row['arm'], row['ranking']) for row in rows] == [
-        ('all high', '-'),
-        ('low bits', 'normal'),
-        ('low bits', 'reversed'),
-        ('pruning', 'normal'),
-        ('pruning', 'reversed'),
+@pytest.fixture
+def twin(tiny_coco, tmp_path) -> Path:
+    """The tiny set again, as a COCO-style folder."""
+    folder = tmp_path / 'fog'
+    (folder / 'annotations').mkdir(parents=True)
+    shutil.copy(tiny_coco / 'annotations.json', folder / 'annotations' / 'instances_val.json')
+    shutil.copytree(tiny_coco / 'images', folder / 'val')
+    return folder
+
+
+def test_robustness_runs_every_arm_under_every_ranking_on_every_set(tiny_coco, twin, tmp_path, monkeypatch):
+    """Random weights find nothing: the AP is made up, from how the backbone ran and on what."""
+    ranked = {'importance': {'type': 'Std', 'reverse': True}, 'low_ratios': [0.5, 0.25, 0.5, 0.5]}
+    files = write_quantized_files(tiny_coco, tmp_path, **ranked)
+    ran = []
+    whole = ood.evaluate
+
+    def evaluated(detector, dataloader):
+        assert whole(detector, dataloader=dataloader).images == 1
+        backbone = detector.backbone
+        kind, reverse = type(backbone.importance).__name__, backbone.importance.reverse
+        foggy = str(twin) in dataloader.dataset.get_data_info(0)['img_path']
+        ran.append((kind, reverse, backbone.low_ratios[:2], backbone.prune_ratios[0], foggy))
+        return SimpleNamespace(metrics={'coco/bbox_mAP': (0.3 if foggy else 0.4) + 0.1 * reverse})
+
+    monkeypatch.setattr(ood, 'evaluate', evaluated)
+    options = ('--prune-ratios', 0.3, '--rankings', 'normal', 'reversed', 'random', '--images', 1)
+    analyze('robustness', *files, '--sets', twin, *options, '--work-dir', tmp_path)
+    directions = [('Std', True), ('Std', False), ('Random', False)]
+    low = [(*direction, (0.5, 0.25), 0.0) for direction in directions]
+    pruned = [(*direction, (0.0, 0.0), 0.3) for direction in directions]
+    plan = [('Std', True, (0.0, 0.0), 0.0), *low, *pruned]
+    assert ran == [(*arm, foggy) for arm in plan for foggy in (False, True)]
+    found = json.loads((tmp_path / 'robustness' / 'robustness.json').read_text())
+    assert [(row['arm'], row['ranking'], row['ap']['clean']) for row in found['rows']] == [
+        ('all high', '-', pytest.approx(50)),
+        ('low bits', 'normal', pytest.approx(50)),
+        ('low bits', 'reversed', pytest.approx(40)),
+        ('low bits', 'random', pytest.approx(40)),
+        ('pruning', 'normal', pytest.approx(50)),
+        ('pruning', 'reversed', pytest.approx(40)),
+        ('pruning', 'random', pytest.approx(40)),
     ]
-    assert all(row['ap']['clean'] == row['ap']['fog'] for row in rows)
+    assert [row['mean_relative_loss'] for row in found['rows'][:3]] == [pytest.approx(20)] * 2 + [pytest.approx(25)]
+    assert found['set_image_ids'] == {'fog': [1]}
 
 
 def test_relative_loss():
@@ -102,117 +141,39 @@ def test_a_backbone_without_ranking_is_an_error():
         two_branch(torch.nn.Module())
 
 
-@pytest.fixture(scope='module')
-def report(calibrated, tmp_path_factory):
-    config, checkpoint = calibrated
-    folder = tmp_path_factory.mktemp('report')
-    point = {'low_ratios': [0.5] * 4, 'prune_ratios': [0.0] * 4, 'map': 41.0, 'bops': 0.8}
-    (folder / 'search_bops.json').write_text(json.dumps({'front': [point, {**point, 'map': 43.0, 'bops': 1.0}]}))
-    out = folder / 'report.html'
-    analyze('report', folder, '-o', out, '--config', config, '--checkpoint', checkpoint, '--images', 1)
-    return out
+@pytest.mark.parametrize('command', [('importance', '--pictures', 0), ('sensitivity', '--per-layer', '--bits', 8)])
+def test_layers_are_measured_with_every_window_high(tiny_coco, tmp_path, monkeypatch, command):
+    """The ratios of the config, quantized or float, are no part of what a layer alone costs."""
+    files = write_two_branch_files(tiny_coco, tmp_path, low_ratios=0.5, prune_ratios=0.25, depths=(2, 1, 1, 1))
+    ran, embed = set(), TwoBranchSwin.embed
+
+    def watch(backbone, x):
+        ran.add((*backbone.low_ratios, *backbone.prune_ratios))
+        return embed(backbone, x)
+
+    monkeypatch.setattr(TwoBranchSwin, 'embed', watch)
+    name, *options = command
+    few = ('--images', 1, *(('--calibration-images', 1) if name == 'sensitivity' else ()))
+    analyze(name, *files, *options, *few, '--work-dir', tmp_path / 'work')
+    assert ran == {(0.0,) * 8}
+    result = next((tmp_path / 'work').rglob('*.json'))
+    assert f'torch {torch.__version__}' in result.with_suffix('.md').read_text()
 
 
-class Parsed(HTMLParser):
-    """Every element is closed, and what the script looks up by id is there."""
-
-    VOID = ('meta', 'img', 'input', 'br', 'wbr')
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.content: dict[str, str] = {}
-        self.references: list[str] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.ids += [found['id']] if 'id' in found else []
-        self.references += [found[name] for name in ('src', 'href') if name in found]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open:
-            self.content[self.open[-1]] = self.content.get(self.open[-1], '') + data
-
-
-def test_report_is_self_contained_and_says_how_to_make_what_is_missing(report):
-    text = report.read_text()
-    assert 'tools/analyze.py sensitivity' in text
-    assert '"ap": 43.0' in text
-    for reference in ('src="http', 'href="http', "'http://example", '@import'):
-        assert reference not in text
-
-
-def test_report_is_well_formed_and_holds_what_its_script_asks_for(report):
-    page = Parsed(report.read_text())
-    assert all(reference.startswith('data:image/png;base64,') for reference in page.references)
-    assert len(set(page.ids)) == len(page.ids)
-    script = page.content['script']
-    # the list of points and the maps are there; the hovered note is made by the script
-    assert set(re.findall(r"getElementById\('(\w+)'\)", script)) <= set(page.ids)
-    data = json.loads(script[: script.index("'use strict'")])
-    assert [point['ap'] for point in data['front']] == [41.0, 43.0]
-    image = data['maps'][0]
-    for stage in image['stages']:
-        height, width = stage['tokens']
-        windows = -(-height // stage['window']) * -(-width // stage['window'])
-        assert sorted(stage['order']) == list(range(windows))
-
-
-@pytest.mark.skipif(shutil.which('node') is None, reason='no node on this machine')
-def test_script_of_the_report_draws_maps_and_front(report, tmp_path):
-    """Run on a document that only remembers what was added: as far as one gets without a browser."""
-    page = Parsed(report.read_text())
-    data, script = page.content['script'].split("'use strict'", 1)
-    (tmp_path / 'data.json').write_text(data)
-    (tmp_path / 'page.js').write_text(f"'use strict'{script}")
-    stub = Path(__file__).with_name('page_document.js')
-    done = subprocess.run(['node', stub, tmp_path, *page.ids], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    drawn = json.loads(done.stdout)
-    stages = json.loads(data)['maps'][0]['stages']
-    windows = [len(stage['order']) for stage in stages]
-    assert drawn['windows'] == sum(windows)
-    assert drawn['circles'] == 2
-    for shown in drawn['sliders']:
-        low = [tier_counts(count, shown['ratio'], 0.0).low for count in windows]
-        assert shown['text'] == f'low ratio {shown["ratio"]:.2f}'
-        assert shown['low'] == sum(low)
-        assert shown['labels'] == [
-            f'stage {number + 1}: {part} of {count} windows low'
-            for number, (part, count) in enumerate(zip(low, windows, strict=True))
-        ]
-    assert drawn['hovered'].startswith('box AP 41.00, relative cost 0.800')
-
-
-@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason='no Chromium or Chrome on this machine')
-@pytest.mark.parametrize('width', [480, 1280])
-def test_report_works_in_a_browser(report, width, tmp_path):
-    browser = next(path for path in map(shutil.which, BROWSERS) if path)
-    alone = ['--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
-    flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}', *alone]
-    flags += [f'--window-size={width},900', '--dump-dom']
-    done = subprocess.run([browser, *flags, report.as_uri()], capture_output=True, text=True, timeout=120)
-    assert '<circle' in done.stdout
-    assert 'low ratio 0.50' in done.stdout
-
-
-def test_hook_draws_and_leaves_the_training_as_it_was(calibrated):
-    config, checkpoint = calibrated
-    detector = load_detector(Config.fromfile(config), checkpoint)
-    backbone = detector.backbone
+@pytest.fixture
+def training(calibrated):
+    """(detector in train mode, batch of one image)."""
+    detector = load_detector(Config.fromfile(calibrated[0]), calibrated[1])
     detector.train()
+    sample = DetDataSample(metainfo={'img_shape': (64, 64), 'pad_shape': (64, 64)})
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    return detector, {'inputs': [image], 'data_samples': [sample]}
+
+
+def test_hook_draws_and_leaves_the_training_as_it_was(training):
+    detector, batch = training
+    backbone = detector.backbone
     backbone.sample_ratios(0.25)
-    sample = __import__('mmdet.structures', fromlist=['DetDataSample']).DetDataSample()
-    sample.set_metainfo({'img_shape': (64, 64), 'pad_shape': (64, 64)})
-    batch = {'inputs': [torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)], 'data_samples': [sample]}
     picture = WindowMapHook(interval=1).picture(detector, batch)
     assert picture.ndim == 3
     assert picture.std() > 5
@@ -222,3 +183,27 @@ def test_hook_draws_and_leaves_the_training_as_it_was(calibrated):
     assert backbone.low_ratios == (0.5,) * 4
     with pytest.raises(ValueError, match='interval=0'):
         WindowMapHook(interval=0)
+
+
+@pytest.mark.parametrize('backend', ['LocalVisBackend', 'TensorboardVisBackend'])
+def test_hook_hands_its_pictures_to_the_backend(training, tmp_path, backend):
+    if backend == 'TensorboardVisBackend':
+        pytest.importorskip('tensorboard')
+    detector, batch = training
+    visualizer = Visualizer(name=str(tmp_path), vis_backends=[dict(type=backend)], save_dir=str(tmp_path))
+    hook, runner = WindowMapHook(interval=2, dpi=30), SimpleNamespace(model=detector, visualizer=visualizer)
+    for runner.iter in range(5):
+        hook.after_train_iter(runner, runner.iter, batch)
+    visualizer.close()
+    assert drawn_steps(tmp_path, backend) == [2, 4]
+
+
+def drawn_steps(folder: Path, backend: str) -> list[int]:
+    """At which iterations a backend got a window map."""
+    if backend == 'LocalVisBackend':
+        return sorted(int(path.stem.removeprefix('window_map_')) for path in folder.rglob('window_map_*.png'))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next(folder.rglob('events.*')).parent))
+    events.Reload()
+    return [event.step for event in events.Images('window_map')]

@@ -7,15 +7,16 @@ the FFN on padded windows too. 'paper' counts MACs x 32 x activation bits, 'stan
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from mixaq_mmdet.analysis.bops import GIGA, LEVELS, backbone_bops, cost_rows
-from mixaq_mmdet.analysis.model_config import build_backbone, usual_shape
+from mixaq_mmdet.analysis.model_config import build_backbone, input_shape
+from mixaq_mmdet.analysis.study import check_result, facts, markdown_table, write_result
 from mixaq_mmdet.engine import command_line
-from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.windows.cost import Cost
+
+COLUMNS = ('part', 'windows h/l/p', 'MACs G', 'window G', 'BOPs G paper', 'BOPs G standard', 'share', 'relative')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,32 +30,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="input size in pixels (default: what the config's test pipeline usually makes)",
     )
     parser.add_argument('--level', choices=(*LEVELS, 'total'), default='block', help='how deep the table goes')
-    parser.add_argument('--out', type=Path, metavar='FILE.json', help='write all figures here')
+    parser.add_argument(
+        '--out', type=Path, metavar='FILE.json', help='write all figures here, and a table beside (.md)'
+    )
     command_line.add_config_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print totals and a table."""
     cfg = command_line.load_config(options)
-    shape = tuple(options.shape) if options.shape else usual_shape(cfg)
+    if options.out:
+        check_result(options.out, '--out')
+    shape = input_shape(cfg, options.shape)
     backbone = build_backbone(cfg)
     cost = backbone_bops(backbone, shape)
     from rich.console import Console
 
     console = Console(width=None if Console().is_terminal else 120, highlight=False, soft_wrap=False)
-    console.print(f'{type(backbone).__name__}, one image of {shape[0]} x {shape[1]}')
-    if options.level != 'total':
-        console.print(rows_table(cost_rows(cost, options.level)))
+    title = f'{type(backbone).__name__}, one image of {shape[0]} x {shape[1]}'
+    rows = [] if options.level == 'total' else cost_rows(cost, options.level)
+    console.print(title)
+    if rows:
+        console.print(rows_table(rows))
     for line in totals(cost):
         console.print(line, soft_wrap=True)
     if options.out:
         content = {
-            'config': options.config,
             'shape': list(shape),
             **cost.summary(),
             **{f'per_{level}': cost_rows(cost, level) for level in LEVELS},
+            **facts(options),
         }
-        write_whole(options.out, json.dumps(content, indent=1) + '\n')
+        lines = '\n'.join(f'- {line}' for line in totals(cost))
+        table = markdown_table(COLUMNS, [row_cells(row) for row in rows]) if rows else ''
+        write_result(options.out, content, f'# Bit operations\n\n{title}.\n\n{lines}\n\n{table}'.rstrip())
 
 
 def totals(cost: Cost) -> list[str]:
@@ -81,23 +90,27 @@ def ratios_text(ratios: tuple[float, ...]) -> str:
     return '[' + ', '.join(f'{ratio:.3g}' for ratio in ratios) + ']' if any(ratios) else 'none'
 
 
+def row_cells(row: dict[str, Any]) -> list[str]:
+    """The texts of a row of ``cost_rows``, one for each of ``COLUMNS``."""
+    return [
+        str(row['name']),
+        '/'.join(str(number) for number in row['windows']) if row['windows'] else '',
+        f'{row["macs"]["executed"]:.2f}',
+        f'{row["macs"]["window"]:.2f}',
+        f'{row["bit_operations"]["paper"]:.2f}',
+        f'{row["bit_operations"]["standard"]:.2f}',
+        f'{100 * row["share"]:.1f} %',
+        f'{row["relative"]:.3f}',
+    ]
+
+
 def rows_table(rows: list[dict[str, Any]]) -> Any:
     """A rich table of ``cost_rows``."""
     from rich.table import Table
 
     table = Table()
-    table.add_column('part')
-    for name in ('windows h/l/p', 'MACs G', 'window G', 'BOPs G paper', 'BOPs G standard', 'share', 'relative'):
-        table.add_column(name, justify='right')
+    for name in COLUMNS:
+        table.add_column(name, justify='left' if name == 'part' else 'right')
     for row in rows:
-        table.add_row(
-            str(row['name']),
-            '/'.join(str(number) for number in row['windows']) if row['windows'] else '',
-            f'{row["macs"]["executed"]:.2f}',
-            f'{row["macs"]["window"]:.2f}',
-            f'{row["bit_operations"]["paper"]:.2f}',
-            f'{row["bit_operations"]["standard"]:.2f}',
-            f'{100 * row["share"]:.1f} %',
-            f'{row["relative"]:.3f}',
-        )
+        table.add_row(*row_cells(row))
     return table

@@ -6,23 +6,22 @@ Writes importance.json, importance.md, importance.png and pictures of the releva
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import cv2
 
 from mixaq_mmdet.analysis.layer_importance import layer_importance, original_image, relevance_picture
 from mixaq_mmdet.analysis.layer_plot import plot_layers
+from mixaq_mmdet.analysis.study import facts, study_folder, write_result
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.engine.calibrated import loaded_detector, preprocessed
-from mixaq_mmdet.engine.environment import device, versions
+from mixaq_mmdet.engine.calibrated import every_window_high, loaded_detector, preprocessed
+from mixaq_mmdet.engine.damaged_files import naming_annotations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``analyze.py importance``."""
-    parser.add_argument('config', help='config with a TwoBranchSwin backbone; quant in it is left out')
+    parser.add_argument('config', help='config with a TwoBranchSwin backbone; its quant and ratios are left out')
     parser.add_argument('checkpoint', help='float checkpoint')
     parser.add_argument('--images', type=int, default=16, help='train images (default: 16)')
     parser.add_argument('--pictures', type=int, default=4, help='of how many images to draw the relevance')
@@ -32,27 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, write, and print the layers of most relevance."""
-    cfg = command_line.load_config(options)
+    cfg = every_window_high(command_line.load_config(options))
+    folder = study_folder(cfg, 'importance')
     detector: Any = loaded_detector(cfg, command_line.check_checkpoint(options.checkpoint, 'checkpoint'), {})
-    images, ids = preprocessed(cfg, detector, options.images, options.seed)
+    with naming_annotations(cfg):
+        images, ids = preprocessed(cfg, detector, options.images, options.seed)
     importance, found = layer_importance(detector, images)
-    folder = Path(cfg.work_dir) / 'importance'
     for image, one, image_id in list(zip(images, found, ids, strict=True))[: options.pictures]:
         if one is not None:
             picture = relevance_picture(original_image(detector, image['inputs']), one.tokens)
             encoded = cv2.imencode('.png', picture[..., ::-1])[1]
             write_whole(folder / f'relevance_{image_id}.png', encoded.tobytes())
-    content = {
-        'config': options.config,
-        'checkpoint': options.checkpoint,
-        'seed': options.seed,
-        'image_ids': ids,
-        'importance': importance,
-        'versions': versions(),
-        'device': device(),
-    }
-    write_whole(folder / 'importance.json', json.dumps(content, indent=1) + '\n')
-    write_whole(folder / 'importance.md', markdown(importance, len(ids)))
+    content = {'importance': importance, **facts(options, ids)}
+    write_result(folder / 'importance.json', content, markdown(importance, len(ids)))
     plot_layers(folder / 'importance.png', {'importance': importance})
     for name, value in sorted(importance.items(), key=lambda item: -item[1])[:5]:
         print(f'{value:6.3f}  {name}')
@@ -68,5 +59,4 @@ Relevance of the class logits of matched RoIs at each layer's output, mean of {i
 
 | layer | importance |
 |---|---:|
-{rows}
-"""
+{rows}"""

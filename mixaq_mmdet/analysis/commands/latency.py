@@ -8,7 +8,6 @@ calibrated on noise: its speed is that of a trained one.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ import numpy as np
 import torch
 from mmengine.registry import MODELS
 
-from mixaq_mmdet.analysis.latency import LatencyTable, measure
-from mixaq_mmdet.analysis.model_config import build_backbone, usual_shape
+from mixaq_mmdet.analysis.latency import Entry, LatencyTable, measure
+from mixaq_mmdet.analysis.model_config import build_backbone, input_shape
+from mixaq_mmdet.analysis.study import check_result, facts, markdown_table, spelled_out, write_result
 from mixaq_mmdet.analysis.timing import CLOCKS
 from mixaq_mmdet.engine import command_line
-from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibration import Calibrator, uncalibrated
+from mixaq_mmdet.engine.environment import device, versions
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
+
+COLUMNS = ('stage', 'piece', 'high / low / pruned', 'ms', 'spread')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--check', type=int, default=4, help='random ratio vectors to compare with predictions')
     parser.add_argument('--integer', action='store_true', help='convert the backbone and measure its integer path')
     parser.add_argument('--seed', type=int, default=0, help='of the image and the checked vectors')
-    parser.add_argument('--out', type=Path, metavar='FILE.json', help='write the table here')
+    parser.add_argument('--out', type=Path, metavar='FILE.json', help='write the table here, and as .md beside')
     command_line.add_config_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print, and compare with whole forwards."""
     cfg = command_line.load_config(options)
-    shape = tuple(options.shape) if options.shape else usual_shape(cfg)
+    if options.out:
+        check_result(options.out, '--out')
+    shape = input_shape(cfg, options.shape)
     backbone: Any = build_backbone(cfg)
     if not isinstance(backbone, TwoBranchSwin):
         raise ValueError("model.backbone is stock; latency by tier needs type='TwoBranchSwin'")
@@ -50,21 +54,22 @@ def run(options: argparse.Namespace) -> None:
     backbone = converted(cfg, backbone) if options.integer else backbone
     vectors = random_vectors(backbone.num_pairs, options.check, options.seed)
     table = measure(backbone, shape, options.rounds, options.clock, options.seed, vectors=vectors)
-    table.environment = environment()
+    used = next(backbone.parameters()).device.type
+    table.environment = {'versions': versions(), 'device': device(used)}
     from rich.console import Console
 
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     console.print(entries_table(table))
-    console.print(f'input {shape[0]} x {shape[1]}, {table.path} path, {table.clock} clock: {table.environment}')
+    about = f'input {shape[0]} x {shape[1]}, {table.path} path, {table.clock} clock'
+    console.print(f'{about}, torch {torch.__version__}, {spelled_out(device(used))}', soft_wrap=True)
     checks = predictions(table)
-    for row in checks:
-        console.print(
-            f'unseen ratios low {row["low"]} prune {row["prune"]}: predicted {row["predicted_ms"]:.1f} ms, '
-            f'measured {row["ms"]:.1f} ms ({100 * row["error"]:+.1f} %)',
-            soft_wrap=True,
-        )
+    for line in map(check_line, checks):
+        console.print(line, soft_wrap=True)
     if options.out:
-        write_whole(options.out, json.dumps({**table.as_dict(), 'checks': checks}, indent=1) + '\n')
+        shown = markdown_table(COLUMNS, [entry_cells(entry) for entry in table.entries])
+        lines = '\n'.join(f'- {check_line(row)}' for row in checks)
+        text = f'# Latency of the backbone\n\n{about}.\n\n{shown}\n\n{lines}'.rstrip()
+        write_result(options.out, {**table.as_dict(), 'checks': checks, **facts(options, used=used)}, text)
 
 
 def ready(backbone: TwoBranchSwin) -> None:
@@ -101,10 +106,24 @@ def predictions(table: LatencyTable) -> list[dict[str, Any]]:
     return rows
 
 
-def environment() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {'torch': torch.__version__, 'threads': torch.get_num_threads(), 'accelerator': accelerator}
+def check_line(row: dict[str, Any]) -> str:
+    """A row of ``predictions`` in words."""
+    return (
+        f'unseen ratios low {row["low"]} prune {row["prune"]}: predicted {row["predicted_ms"]:.1f} ms, '
+        f'measured {row["ms"]:.1f} ms ({100 * row["error"]:+.1f} %)'
+    )
+
+
+def entry_cells(entry: Entry) -> list[str]:
+    """The texts of a measured piece, one for each of ``COLUMNS``."""
+    block = entry.piece in ('regular', 'shifted')
+    return [
+        '' if entry.stage < 0 else str(entry.stage + 1),
+        f'{entry.piece} block' if block else entry.piece,
+        ' / '.join(str(number) for number in entry.counts) if block else '',
+        f'{entry.ms:.2f}',
+        f'{100 * entry.spread:.0f} %',
+    ]
 
 
 def entries_table(table: LatencyTable) -> Any:
@@ -112,15 +131,8 @@ def entries_table(table: LatencyTable) -> Any:
     from rich.table import Table
 
     shown = Table()
-    for name in ('stage', 'piece', 'high / low / pruned', 'ms', 'spread'):
+    for name in COLUMNS:
         shown.add_column(name, justify='left' if name == 'piece' else 'right')
     for entry in table.entries:
-        block = entry.piece in ('regular', 'shifted')
-        shown.add_row(
-            '' if entry.stage < 0 else str(entry.stage + 1),
-            f'{entry.piece} block' if block else entry.piece,
-            ' / '.join(str(number) for number in entry.counts) if block else '',
-            f'{entry.ms:.2f}',
-            f'{100 * entry.spread:.0f} %',
-        )
+        shown.add_row(*entry_cells(entry))
     return shown

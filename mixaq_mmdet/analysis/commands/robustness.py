@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mixaq_mmdet.analysis.inspection import load_detector
 from mixaq_mmdet.analysis.ood import RANKINGS, Arm, coco_folder, draw_robustness, robustness
-from mixaq_mmdet.analysis.study import evaluation_loader, facts, markdown_table, write_study
+from mixaq_mmdet.analysis.study import evaluation_loader, facts, image_ids, markdown_table, study_folder, write_study
 from mixaq_mmdet.engine import command_line
 
 
@@ -28,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluate and write."""
     cfg = command_line.load_config(options)
-    edits = {folder.name: coco_folder(folder) for folder in options.sets}
-    detector = load_detector(cfg, options.checkpoint)
+    folder = study_folder(cfg, 'robustness')
     loaders = {'clean': evaluation_loader(cfg, limit=options.images)}
-    loaders |= {name: evaluation_loader(cfg, edit, options.images) for name, edit in edits.items()}
+    loaders |= {path.name: set_loader(cfg, path, options.images) for path in options.sets}
+    detector = load_detector(cfg, options.checkpoint)
     arms = [Arm('all high', 0.0, 0.0), Arm('low bits', cfg.model.backbone.get('low_ratios', 0.0), 0.0)]
     if options.prune_ratios:
         prune = options.prune_ratios
@@ -41,9 +42,16 @@ def run(options: argparse.Namespace) -> None:
         ['arm', 'ranking', *[f'AP {name}' for name in loaders], 'mean relative loss (%)'],
         [[row['arm'], row['ranking'], *row['ap'].values(), row['mean_relative_loss']] for row in rows],
     )
-    content = {'sets': {name: str(path) for name, path in zip(edits, options.sets, strict=True)}, 'rows': rows}
-    content |= facts(options, loaders['clean'])
+    content = {'sets': {path.name: str(path) for path in options.sets}, 'rows': rows}
+    content |= facts(options, image_ids(loaders['clean']), 'cpu')
+    content['set_image_ids'] = {path.name: image_ids(loaders[path.name]) for path in options.sets}
     text = f'# Robustness\n\nBox AP (points), and what is lost of the clean AP, mean over the other sets.\n\n{table}'
-    write_study(
-        Path(cfg.work_dir) / 'robustness', 'robustness', content, text, lambda figure: draw_robustness(figure, rows)
-    )
+    write_study(folder, 'robustness', content, text, lambda figure: draw_robustness(figure, rows))
+
+
+def set_loader(cfg: Any, folder: Path, limit: int | None) -> Any:
+    """The images of one of ``--sets``, read as the config's test set is; an error names the folder."""
+    try:
+        return evaluation_loader(cfg, coco_folder(folder), limit)
+    except ValueError as error:
+        raise ValueError(f'--sets {folder}: {error}') from error

@@ -11,8 +11,10 @@ from typing import Any
 
 from mixaq_mmdet.analysis.inspection import load_detector, two_branch
 from mixaq_mmdet.analysis.pair_sensitivity import SCORES, draw_sensitivity, pair_sensitivity
-from mixaq_mmdet.analysis.study import evaluation_loader, facts, markdown_table, write_study
+from mixaq_mmdet.analysis.study import evaluation_loader, facts, image_ids, markdown_table, study_folder, write_study
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.models.backbone_cost import layer_bits, swin_spec
+from mixaq_mmdet.windows.cost import backbone_layers
 
 from . import per_layer_sensitivity
 
@@ -44,16 +46,18 @@ def run(options: argparse.Namespace) -> None:
         if not 0 < ratio <= 1:
             raise ValueError(f'--ratios {ratio} must lie in (0, 1]')
     cfg = command_line.load_config(options)
+    folder = study_folder(cfg, 'sensitivity')
     loader = evaluation_loader(cfg, limit=options.images)
     arms: dict[str, Any] = {}
     for config, checkpoint in [(options.config, options.checkpoint), *options.also]:
         own = cfg if config == options.config else command_line.load_config(_with(options, config))
         detector = load_detector(own, checkpoint)
-        bits = low_bits(own, two_branch(detector))
+        label = low_bits(two_branch(detector))
+        label += f' ({Path(config).stem})' if label in arms else ''
         found = pair_sensitivity(detector, loader, options.ratios, options.score, pruned=not arms)
-        arms.update({f'{bits} bits' if tier == 'low' else tier: rows for tier, rows in found.items()})
+        arms.update({label if tier == 'low' else tier: rows for tier, rows in found.items()})
     unit = SCORES[options.score].unit
-    content = {'unit': unit, 'ratios': options.ratios, 'arms': arms, **facts(options, loader)}
+    content = {'unit': unit, 'ratios': options.ratios, 'arms': arms, **facts(options, image_ids(loader), 'cpu')}
     rows = [
         [name, pair + 1, *[f'{value:.3g}' for value in row]]
         for name, found in arms.items()
@@ -62,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     table = markdown_table(['windows run', 'pair', *[f'ratio {ratio:g}' for ratio in options.ratios]], rows)
     text = f'# Sensitivity of block pairs\n\n{unit}, one pair alone, {len(loader.dataset)} images.\n\n{table}'
     write_study(
-        Path(cfg.work_dir) / 'sensitivity',
+        folder,
         'sensitivity',
         content,
         text,
@@ -70,10 +74,12 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def low_bits(cfg: Any, backbone: Any) -> int:
-    """Activation bits of low windows; 32 without quantizers."""
-    quant = cfg.model.backbone.get('quant') or {}
-    return quant.get('low_a_bits', quant.get('a_bits', 8)) if quant else 32
+def low_bits(backbone: Any) -> str:
+    """Activation bits of low windows in words, overrides included: '4 bits', or '2 to 4 bits'; 32 where float."""
+    layers = [layer for layer in backbone_layers(swin_spec(backbone), (32, 32)) if layer.compressible]
+    settings = [layer_bits(backbone, layer) for layer in layers]
+    found = {bits for setting in settings for bits in (setting.low, setting.second_low) if bits is not None}
+    return f'{min(found)} bits' if len(found) == 1 else f'{min(found)} to {max(found)} bits'
 
 
 def _with(options: argparse.Namespace, config: str) -> argparse.Namespace:
