@@ -14,10 +14,12 @@ from torch import nn
 from mixaq_mmdet.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOAT_RECIPES = sorted(path.name for path in (ROOT / 'configs/mixaq').glob('*_float.py'))
+RECIPES = sorted(path.name for path in (ROOT / 'configs/mixaq').glob('*.py'))
+FLOAT_RECIPES = [name for name in RECIPES if name.endswith('_float.py')]
 
 # One block in the last stage: an odd depth belongs to the smallest model that shows everything.
 BACKBONE = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), init_cfg=None)
+NUM_PAIRS = 4
 STAGE_WIDTHS = tuple(8 * 2**stage for stage in range(4))
 _WIDTHS = {256: 16, 1024: 32, 2048: 32, 128: 8}
 _WIDTH_KEYS = (
@@ -35,6 +37,9 @@ def shrunk_recipe(name: str) -> Config:
     cfg = Config.fromfile(ROOT / 'configs/mixaq' / name)
     stages = cfg.model.backbone.out_indices
     cfg.merge_from_dict({'model.backbone': BACKBONE})
+    ratios = cfg.model.backbone.get('low_ratios')
+    if isinstance(ratios, list):
+        cfg.model.backbone.low_ratios = ratios[:NUM_PAIRS]
     for part in ('neck', 'panoptic_head'):
         if part in cfg.model:
             cfg.model[part].in_channels = [STAGE_WIDTHS[stage] for stage in stages]
@@ -55,13 +60,13 @@ def build(cfg: Config) -> nn.Module:
     return model
 
 
-def two_images(cfg: Config) -> dict[str, Any]:
-    """A batch of two images of different sizes with boxes, masks and, for panoptic models, a semantic map."""
+def batch_of(cfg: Config, images: int = 2) -> dict[str, Any]:
+    """One or two images of different sizes with boxes, masks and, for panoptic models, a semantic map."""
     panoptic = 'panoptic_head' in cfg.model
     num_classes = cfg.model.panoptic_head.num_things_classes if panoptic else 80
     torch.manual_seed(0)
     return demo_mm_inputs(
-        2, image_shapes=[(3, 96, 128), (3, 113, 90)], num_items=[3, 1], num_classes=num_classes,
+        images, image_shapes=[(3, 96, 128), (3, 113, 90)][:images], num_items=[3, 1][:images], num_classes=num_classes,
         with_mask=True, with_semantic=panoptic,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.config import Config
-from shrunk_recipe import FLOAT_RECIPES, ROOT, build, shrunk_recipe, two_images
+from shrunk_recipe import FLOAT_RECIPES, ROOT, batch_of, build, shrunk_recipe
 
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
 
@@ -17,7 +17,7 @@ def test_recipe_trains_and_predicts(name):
     assert isinstance(model.backbone, TwoBranchSwin)
 
     model.train()
-    data = model.data_preprocessor(two_images(cfg), True)
+    data = model.data_preprocessor(batch_of(cfg), True)
     losses = model.loss(data['inputs'], data['data_samples'])
     total, _ = model.parse_losses(losses)
     assert torch.isfinite(total)
@@ -28,7 +28,7 @@ def test_recipe_trains_and_predicts(name):
 
     model.eval()
     with torch.no_grad():
-        samples = model.test_step(two_images(cfg))
+        samples = model.test_step(batch_of(cfg))
     assert len(samples) == 2
     for sample in samples:
         expected = 'pred_panoptic_seg' if 'panoptic' in name else 'pred_instances'
