@@ -16,6 +16,7 @@ from pathlib import Path
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.deploy.files import convert_detector
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.quantization import NotCalibratedError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg = command_line.load_config(args)
         checkpoint = command_line.check_checkpoint(args.checkpoint, 'checkpoint')
         config = convert_detector(cfg, checkpoint, args.out)
-    except ValueError as error:
+    except (ValueError, NotCalibratedError) as error:
         sys.exit(f'error: {error}')
     print(
         f'wrote {args.out} ({args.out.stat().st_size / 2**20:.1f} MiB)\nrun: python tools/test.py {config} {args.out}'

@@ -15,15 +15,24 @@ from pathlib import Path
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
+from mixaq_mmdet.quantization import NotCalibratedError
 from mixaq_mmdet.search import layer_run
 
+RATIO_FLAGS = (
+    'target_latency', 'objectives', 'population', 'generations', 'prune', 'surrogate', 'resume', 'force', 'ann_file',
+    'image_prefix',
+)  # fmt: skip
+SETTINGS = ('images', 'seed', *(name for name in RATIO_FLAGS if name != 'target_latency'))
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file with a quantized TwoBranchSwin')
     parser.add_argument('checkpoint', help='its calibrated or trained checkpoint')
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument('--budget', type=float, help='largest relative bit operations (default: 0.75)')
+    budget.add_argument(
+        '--budget', type=float, help='largest relative bit operations (default: 0.75, with --allocate 1.0)'
+    )
     budget.add_argument('--target-latency', type=float, metavar='MS', help='largest predicted backbone latency instead')
     parser.add_argument(
         '--objectives',
@@ -43,12 +52,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--force', action='store_true', help='allow to search on a val or test split')
     command_line.add_config_arguments(parser)
     layer_run.add_arguments(parser.add_argument_group('bits per layer'))
-    return parser.parse_args(argv)
+    return parser
+
+
+def refuse_unused(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """A ValueError that names the flags which the asked kind of search would ignore."""
+    names, reason = (RATIO_FLAGS, '--allocate ignores') if args.allocate else (layer_run.FLAGS, 'only --allocate reads')
+    given = [f'--{name.replace("_", "-")}' for name in names if getattr(args, name) != parser.get_default(name)]
+    if given:
+        raise ValueError(
+            f'{", ".join(given)}: {reason} this; drop it, or {"drop" if args.allocate else "add"} --allocate'
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     try:
+        refuse_unused(args, parser)
         cfg = command_line.load_config(args)
         command_line.check_checkpoint(args.checkpoint, 'checkpoint')
         if args.allocate:
@@ -58,7 +79,6 @@ def main(argv: list[str] | None = None) -> None:
             return
         from mixaq_mmdet.search.run import Settings, run_search
 
-        names = 'objectives population generations images seed prune surrogate resume force ann_file image_prefix'
         settings = Settings(
             config=Path(args.config),
             checkpoint=Path(args.checkpoint),
@@ -66,12 +86,12 @@ def main(argv: list[str] | None = None) -> None:
             budget=None if args.target_latency is not None else 0.75 if args.budget is None else args.budget,
             target_latency=args.target_latency,
             edited=bool(args.cfg_options),
-            **{name: getattr(args, name) for name in names.split()},
+            **{name: getattr(args, name) for name in SETTINGS},
         )
         check_work_dir(settings.work_dir)
         with naming_annotations(cfg):
             run_search(cfg, settings)
-    except ValueError as error:
+    except (ValueError, NotCalibratedError) as error:
         sys.exit(f'error: {error}')
 
 

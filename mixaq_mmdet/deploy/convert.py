@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mixaq_mmdet.models import TwoBranchSwin
-from mixaq_mmdet.quantization import DETECTOR_BUFFER
+from mixaq_mmdet.quantization import DETECTOR_BUFFER, NotCalibratedError
 from mixaq_mmdet.quantization.quantizers.base import Quantizer
 
 from .grids import BRANCHES, describe_grid, pick_branch, weight_codes
@@ -24,7 +24,8 @@ def convert_backbone(backbone: nn.Module) -> State:
     """The integer state of a calibrated backbone, all tensors on the CPU.
 
     Raises:
-        ValueError: for a model that is not quantized, not calibrated, or holds tensors that integers cannot express.
+        ValueError: for a model that is not quantized, or holds tensors that integers cannot express.
+        NotCalibratedError: for one whose quantizers have no range.
     """
     check_convertible(backbone)
     header: Header = {'format': FORMAT, 'version': VERSION, 'layers': {}, 'blocks': {}}
@@ -47,7 +48,7 @@ def convert_backbone(backbone: nn.Module) -> State:
 
 
 def check_convertible(backbone: nn.Module) -> None:
-    """Raise a ValueError that names what stands against a conversion, and the remedy."""
+    """Raise an error that names what stands against a conversion, and the remedy; see ``convert_backbone``."""
     if not isinstance(backbone, TwoBranchSwin) or getattr(backbone, 'quant_method', None) is None:
         raise ValueError(
             'model.backbone is no quantized TwoBranchSwin; give the config a type="TwoBranchSwin" and quant=dict(...), '
@@ -65,10 +66,7 @@ def check_convertible(backbone: nn.Module) -> None:
         )
     missing = [q.name for q in backbone.modules() if isinstance(q, Quantizer) and not q.ready]
     if missing:
-        raise ValueError(
-            f'the model is not calibrated: {len(missing)} quantizers have no range, among them {missing[0]}; run '
-            'tools/train.py with train_cfg=dict(type="PTQLoop") and convert the checkpoint that it writes'
-        )
+        raise NotCalibratedError(missing[0])
 
 
 def _add_block(state: State, header: Header, path: str, block: Any) -> None:

@@ -13,10 +13,12 @@ from mmengine.runner import load_checkpoint
 
 from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.checkpoint_files import dataset_meta, write_checkpoint
+from mixaq_mmdet.engine.damaged_files import check_output
 
 from .convert import convert_backbone
 from .state import CONVERT_ANEW, State, check_tensors, read_header
 
+PACKAGE = 'mixaq_mmdet'
 PREFIX = 'backbone.'
 TRAINING_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 
@@ -37,6 +39,8 @@ def convert_detector(cfg: Config, checkpoint: str, path: Path) -> Path:
     for kept, what in ((checkpoint, 'checkpoint'), (cfg.filename, 'config')):
         if kept and Path(kept).expanduser().resolve() in (path.resolve(), path.with_suffix('.py').resolve()):
             raise ValueError(f'-o {str(path)!r} would overwrite the {what} {kept!r}; choose another name or folder')
+    for written in (path, path.with_suffix('.py')):
+        check_output(written, '-o')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model_cfg = cfg.model.copy()
     if model_cfg.type == 'QuantDetector':
@@ -70,8 +74,18 @@ def integer_config(cfg: Config) -> Config:
     cfg.custom_hooks = [hook for hook in hooks if hook.get('type') not in ('CalibrationHook', 'ExactResumeHook')]
     cfg.load_from, cfg.resume = None, False
     cfg.pop('work_dir', None)
-    cfg.custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+    cfg.custom_imports = custom_imports(cfg)
     return cfg
+
+
+def custom_imports(cfg: Config) -> dict[str, Any]:
+    """``custom_imports`` of a config with this package among them: what a written config needs to run."""
+    own = dict(cfg.get('custom_imports') or {})
+    imports = own.get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    if PACKAGE not in imports:
+        imports.append(PACKAGE)
+    return {'allow_failed_imports': False, **own, 'imports': imports}
 
 
 def check_integer_checkpoint(cfg: Config, checkpoint: str) -> None:

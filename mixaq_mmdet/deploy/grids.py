@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mixaq_mmdet.quantization import methods_that
 from mixaq_mmdet.quantization.functional import quantize
 from mixaq_mmdet.quantization.layers import BranchQuantizers, QuantWeight
 from mixaq_mmdet.quantization.learned_grid import MIN_STEP
@@ -22,7 +23,6 @@ from mixaq_mmdet.quantization.quantizers.statistic import StatisticQuantizer
 from mixaq_mmdet.quantization.quantizers.uniform import UniformQuantizer
 
 BRANCHES = ('high', 'low')
-CONVERTIBLE = 'MinMax, Percentile, MSE, RepQ, MixQViT, LSQ or OFQ'
 
 
 class WeightCodes(NamedTuple):
@@ -66,7 +66,7 @@ def weight_codes(layer: Any, path: str) -> WeightCodes:
         codes = (steps - 0.5).round().int() + levels
         return WeightCodes(codes, scale / 2, torch.full((rows,), 2 * levels - 1), 2)
     raise ValueError(
-        f'{path}: the weight is {_kind(quantizer)}, which has no integer form; convert models of {CONVERTIBLE}, '
+        f'{path}: the weight is {_kind(quantizer)}, which has no integer form; convert models of {_methods()}, '
         'without enabled=False overrides'
     )
 
@@ -101,7 +101,7 @@ def describe_grid(quantizer: Quantizer | None, path: str, role: str) -> tuple[di
         tensors.update({name: value.detach().float() for name, value in offsets.items() if value is not None})
     else:
         raise ValueError(
-            f'{path}: {role} is {_kind(quantizer)}, which has no integer form here; convert models of {CONVERTIBLE}, '
+            f'{path}: {role} is {_kind(quantizer)}, which has no integer form here; convert models of {_methods()}, '
             'with per-tensor activation grids and without enabled=False overrides'
         )
     entry = {'scale': scale, 'zero_point': zero_point, 'bits': quantizer.bits, 'steps_per_octave': steps_per_octave}
@@ -111,6 +111,10 @@ def describe_grid(quantizer: Quantizer | None, path: str, role: str) -> tuple[di
 def _fits(quantizer: LearnedQuantizer, role: str) -> bool:
     """Probabilities must keep exact zeros: no offsets there."""
     return role != 'attn' or (quantizer.before is None and quantizer.unsigned)
+
+
+def _methods() -> str:
+    return ', '.join(sorted(methods_that('converts')))
 
 
 def _kind(quantizer: Any) -> str:

@@ -37,8 +37,7 @@ class History:
         if lines:
             records = [self._read(number, line) for number, line in enumerate(lines, start=1)]
             self._check(records[0], json.loads(json.dumps(subject)))
-            for record in records[1:]:
-                self.scores[Candidate(tuple(record['low']), tuple(record['prune']))] = record['scores']
+            self.scores.update(records[1:])
         else:
             self._append({'subject': subject})
 
@@ -64,13 +63,19 @@ class History:
         finally:
             os.close(handle)
 
-    def _read(self, number: int, line: bytes) -> dict[str, Any]:
+    def _read(self, number: int, line: bytes) -> Any:
+        """The subject of the first line, (candidate, scores) of another."""
         try:
             record = json.loads(line)
-            return record['subject'] if number == 1 else {key: record[key] for key in ('low', 'prune', 'scores')}
-        except (ValueError, KeyError, TypeError) as error:
+            if number > 1:
+                return _evaluation(record)
+            if not isinstance(record['subject'], dict):
+                raise ValueError('no subject of scores')
+            return record['subject']
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = 'line' if number > 1 else 'file'  # no other line counts without the first
             raise ValueError(
-                f'{self.path}: line {number} is damaged ({error}); delete the line, or give another --work-dir'
+                f'{self.path}: line {number} is damaged ({error}); delete the {what}, or give another --work-dir'
             ) from error
 
     @staticmethod
@@ -88,3 +93,11 @@ class History:
                 f'{self.path} was made with other {", ".join(differing)}; its scores do not hold here: give another '
                 '--work-dir, or the same arguments as then'
             )
+
+
+def _evaluation(record: dict[str, Any]) -> tuple[Candidate, Scores]:
+    low, prune = (tuple(record[name]) for name in ('low', 'prune'))
+    scores = {name: float(value) for name, value in record['scores'].items()}
+    if len(low) != len(prune) or not all(isinstance(tenths, int) for tenths in low + prune):
+        raise ValueError('ratios must be whole tenths, as many low as prune')
+    return Candidate(low, prune), scores

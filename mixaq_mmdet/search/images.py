@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ def search_loader(cfg: Config, dataset: Mapping[str, Any], images: int, seed: in
         'dataset': built,
     }
     return Runner.build_dataloader(loader), ids
+
+
+def usual_size(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The most common of some sizes; of equally common ones the first."""
+    return Counter(sizes).most_common(1)[0][0]
 
 
 def image_sizes(cfg: Config, loader: DataLoader) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Set
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,22 @@ from mixaq_mmdet.analysis.divergence import Divergence
 from mixaq_mmdet.analysis.layer_importance import layer_importance
 from mixaq_mmdet.analysis.layer_plot import plot_layers
 from mixaq_mmdet.analysis.layer_sensitivity import layer_sensitivity
+from mixaq_mmdet.deploy.files import custom_imports
 from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibrated import calibrated_detector, loaded_detector, preprocessed
 from mixaq_mmdet.engine.damaged_files import read_json
 from mixaq_mmdet.engine.environment import device, versions
+from mixaq_mmdet.quantization import methods_that
+from mixaq_mmdet.quantization.functional import check_bits
 
 from .allocation import bit_overrides
 from .layer_costs import LayerCosts, mean_bits
 from .layer_search import SCOPES, LayerPlan, plan_quant, ratio_losses, search_layers
 from .report import write_spelled_out
 
-METHOD = 'MixQViT'
+METHOD = methods_that('allocates_bits')[0]
 RATIOS = ('low_ratios', 'prune_ratios')
+FLAGS = ('bits', 'size_budget', 'importance', 'sensitivity', 'calibration_images')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--calibration-images', type=int, default=32, help='images that each model is calibrated on')
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """A ValueError that names the flag which is out of its range."""
+    for bits in options.bits:
+        check_bits(bits, '--bits')
+    for flag, share in (('--budget', options.budget), ('--size-budget', options.size_budget)):
+        if share is not None and not 0 < share < inf:
+            raise ValueError(f'{flag} {share} must be a share above 0 of what the uniform model takes, such as 0.8')
+    for flag, number in (('--images', options.images), ('--calibration-images', options.calibration_images)):
+        if number < 1:
+            raise ValueError(f'{flag} {number} leaves nothing to measure on; give at least 1')
+
+
 def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
     """Allocate, write the files into the work folder, and print where they are."""
+    check_options(options)
     quant = cfg.model.backbone.get('quant') or {}
     bits = quant.get('w_bits')
     if bits is None or bits != quant.get('a_bits'):
@@ -89,7 +107,7 @@ def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
         options.size_budget,
         losses_of if options.allocate == 'both' else None,
     )
-    method = quant['method'] if quant['method'] in ('LSQ', 'OFQ') else METHOD
+    method = quant['method'] if quant['method'] in methods_that('trained') else METHOD
     if plan.low_ratios is not None:
         ratios['low_ratios'] = plan.low_ratios
     _write(options, cfg, plan, costs, importance, sensitivity, ids, plan_quant(plan, method, bits), ratios, budget)
@@ -178,6 +196,7 @@ def write_config(
         whole.model.backbone.quant = quant
         whole.model.backbone.update(ratios)
         whole.custom_hooks = hooks
+        whole.custom_imports = custom_imports(cfg)
         write_spelled_out(path, whole, options.checkpoint, remark)
         return
     base = os.path.relpath(Path(options.config).absolute(), path.absolute().parent)
@@ -188,7 +207,7 @@ def write_config(
         path,
         f"""# {remark}
 _base_ = [{base!r}]
-custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
+custom_imports = {custom_imports(cfg)}
 
 load_from = {str(options.checkpoint)!r}
 overrides = [

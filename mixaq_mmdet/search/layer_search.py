@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from mixaq_mmdet.engine.progress import watched
+
 from .allocation import allocate, bit_overrides
 from .layer_costs import RATIOS, LayerCosts
 
@@ -67,12 +69,16 @@ def allocate_ratios(
 def ratio_losses(
     detector: Any, measure: Callable[[nn.Module], float], ratios: tuple[float, ...] = RATIOS
 ) -> dict[int, dict[float, float]]:
-    """Rise of a measured loss when one pair alone gets a low ratio, ``result[pair][ratio]``; never negative."""
+    """Rise of a measured loss when one pair alone gets a low ratio, ``result[pair][ratio]``.
+
+    Never negative and never smaller at a larger ratio: a measurement on few images may say otherwise, and an allocation
+    would chase that noise (our choice).
+    """
     backbone = detector.backbone
     backbone.set_ratios(0.0)
     ground = measure(detector)
     found: dict[int, dict[float, float]] = {}
-    for pair in range(backbone.num_pairs):
+    for pair in watched('one pair alone at low ratios', range(backbone.num_pairs)):
         worst = 0.0
         for ratio in sorted(ratios):
             backbone.set_ratios([ratio if p == pair else 0.0 for p in range(backbone.num_pairs)])

@@ -13,7 +13,7 @@ import numpy as np
 from .space import LARGEST, Candidate, SearchSpace
 
 Evaluate = Callable[[Candidate], tuple[float, float]]
-MUTATION = 0.1  # of each gene, as in SparseViT's search (arXiv 2303.17605)
+MUTATION = 0.1  # SparseViT's (arXiv 2303.17605); with fewer than ten genes it is one in their number
 
 
 def search(

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ LABELS = {
     'mean_activation_bits': 'mean act. bits',
     'latency': 'predicted ms',
 }
+RATIOS, DENSE = 'low ratios | prune ratios', 'every window high'
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
@@ -42,19 +43,29 @@ def front_table(front: Sequence[tuple[Candidate, Scores]], chosen: Candidate | N
     """A rich table: the front, the chosen point marked, every-window-high as the last line."""
     from rich.table import Table
 
-    shown = [*front, *([(None, dense)] if dense else [])]
-    names = [name for name in LABELS if any(name in scores for _, scores in shown)]
+    names, lines = _front_lines(front, chosen, dense)
     table = Table(title='front on the search images')
     table.add_column('')
     for name in names:
-        table.add_column(LABELS[name], justify='right')
-    table.add_column('low ratios | prune ratios')
+        table.add_column(name, justify='right')
+    table.add_column(RATIOS)
+    for line in lines:
+        table.add_row(*line, style='bold' if line[0] else 'dim' if line[-1] == DENSE else None)
+    return table
+
+
+def _front_lines(
+    front: Sequence[tuple[Candidate, Scores]], chosen: Candidate | None, dense: Scores | None
+) -> tuple[list[str], list[list[str]]]:
+    """Names of the scores, and for each point a mark, its scores and its ratios."""
+    shown = [*front, *([(None, dense)] if dense else [])]
+    names = [name for name in LABELS if any(name in scores for _, scores in shown)]
+    lines = []
     for candidate, scores in shown:
         mark = '*' if candidate is not None and candidate == chosen else ''
-        cells = [_number(name, scores.get(name)) for name in names]
-        label = 'every window high' if candidate is None else str(candidate)
-        table.add_row(mark, *cells, label, style='bold' if mark else 'dim' if candidate is None else None)
-    return table
+        label = DENSE if candidate is None else str(candidate)
+        lines.append([mark, *(_number(name, scores.get(name)) for name in names), label])
+    return [LABELS[name] for name in names], lines
 
 
 def _number(name: str, value: float | None) -> str:
@@ -66,6 +77,29 @@ def _number(name: str, value: float | None) -> str:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """The whole result."""
     write_whole(path, json.dumps(content, indent=1) + '\n')
+
+
+def write_markdown(path: Path, study: Study, chosen: Candidate, content: Mapping[str, Any]) -> None:
+    """What was searched and the front as a table; ``content`` is that of the JSON."""
+    names, lines = _front_lines(study.front(), chosen, content['every_window_high'])
+    table = [' | '.join(cell.replace('|', r'\|') for cell in line) for line in [['', *names, RATIOS], *lines]]
+    table.insert(1, ' | '.join(['---', *['---:'] * len(names), '---']))
+    rows = '\n'.join(f'| {line} |' for line in table)
+    made = [', '.join(f'{name} {value}' for name, value in content[key].items()) for key in ('versions', 'device')]
+    write_whole(
+        path,
+        f"""# Search: {content['config']}
+
+Chosen (*) for {content['budget']}: `{chosen}` ({content['chosen']['config']}).
+{content['algorithm']} over {', '.join(content['objectives'])}: {content['candidates']} candidates on
+{len(content['image_ids'])} images, seed {content['seed']}.
+All candidates and the ids of the images: {path.stem}.json.
+
+{rows}
+
+Made with {made[0]}; {made[1]}.
+""",
+    )
 
 
 def write_csv(path: Path, front: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from mixaq_mmdet.analysis.latency import LatencyTable, measure
 from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibration_data import reading_pipeline
 from mixaq_mmdet.engine.damaged_files import read_json
+from mixaq_mmdet.engine.environment import device, versions
 from mixaq_mmdet.models.backbone_cost import swin_spec
 
 from . import nsga, report, surrogate
 from .history import History, Scores
-from .images import image_sizes, refuse_reported, search_dataset, search_loader
+from .images import image_sizes, refuse_reported, search_dataset, search_loader, usual_size
 from .progress import SearchProgress
 from .scoring import CostModel, DetectorScorer, load_detector
 from .space import Candidate, SearchSpace
@@ -85,7 +87,7 @@ def run_search(cfg: Config, settings: Settings) -> dict[str, Any]:
     sizes = image_sizes(cfg, loader)
     table = None
     if cost_name == 'latency' or settings.target_latency is not None:
-        table = latency_table(backbone, sizes[0], settings)
+        table = latency_table(backbone, usual_size(sizes), settings)
     costs = CostModel(backbone, sizes, table)
     fits = None
     if settings.target_latency is not None:
@@ -125,13 +127,20 @@ def explore(
 def latency_table(backbone: Any, shape: tuple[int, int], settings: Settings) -> LatencyTable:
     """Measured once on rank 0 and kept: a resumed search must predict what the killed one did."""
     path = settings.work_dir / LATENCY
-    shared: list[Any] = [None]
-    if is_main_process():
+
+    def read() -> LatencyTable:
         if not (settings.resume and path.is_file()):
-            write_whole(path, json.dumps(measure(backbone, shape).as_dict(), indent=1) + '\n')
-        shared = [read_json(path, 'delete it: it is measured again')]
-    broadcast_object_list(shared)
-    table = LatencyTable.from_dict(shared[0])
+            made = measure(backbone, shape)
+            made.environment = {'versions': versions(), 'device': device()}
+            write_whole(path, json.dumps(made.as_dict(), indent=1) + '\n')
+        remedy = 'delete it: it is measured again'
+        content = read_json(path, remedy)
+        try:
+            return LatencyTable.from_dict(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f'{str(path)!r} is no latency table ({error!r}); {remedy}') from error
+
+    table = from_rank_zero(read)
     if table.shape != shape:
         raise ValueError(f'{path} was measured at {table.shape}, the images are {shape}; give another --work-dir')
     return table
@@ -139,19 +148,24 @@ def latency_table(backbone: Any, shape: tuple[int, int], settings: Settings) -> 
 
 def shared_history(settings: Settings, about: dict[str, Any]) -> History:
     """Rank 0 reads and writes the file; the others start from what it read."""
+    history = from_rank_zero(lambda: History(settings.work_dir / HISTORY, about, settings.resume))
+    if not is_main_process():
+        history.path = None
+    return history
+
+
+def from_rank_zero(function: Callable[[], Any]) -> Any:
+    """What ``function`` returns on rank 0, or its ValueError, on every rank."""
     shared: list[Any] = [None]
-    history = History(None, about)
     if is_main_process():
         try:
-            history = History(settings.work_dir / HISTORY, about, settings.resume)
-            shared = [history.scores]
+            shared = [function()]
         except ValueError as error:
             shared = [error]
     broadcast_object_list(shared)
     if isinstance(shared[0], ValueError):
         raise shared[0]
-    history.scores = dict(shared[0])
-    return history
+    return shared[0]
 
 
 def subject(cfg: Config, settings: Settings, ids: list[Any]) -> dict[str, Any]:
@@ -183,7 +197,7 @@ def finish(
     low, prune = costs.realised(chosen)
     name, folder = settings.config.stem, settings.work_dir
     ready = folder / f'{name}_searched.py'
-    content = {
+    content: dict[str, Any] = {
         'config': str(settings.config),
         'checkpoint': str(settings.checkpoint),
         'objectives': list(study.objectives),
@@ -204,10 +218,12 @@ def finish(
         'front': report.rows(study),
         'evaluated': [report.row(candidate, found) for candidate, found in study.asked.items()],
         'image_ids': ids,
-        **environment(),
+        'versions': versions(),
+        'device': device(),
     }
     if is_main_process():
         report.write_json(folder / f'search_{name}.json', content)
+        report.write_markdown(folder / f'search_{name}.md', study, chosen, content)
         report.write_csv(folder / f'pareto_{name}.csv', content['front'])
         report.write_plot(folder / f'pareto_{name}.png', study, chosen, dense)
         remark = (
@@ -217,23 +233,9 @@ def finish(
     console = progress.console
     console.print(report.front_table(study.front(), chosen, dense))
     console.print(f'chosen (*) for {settings.limit}: {chosen}', soft_wrap=True)
-    console.print(f'written to {folder}: search_{name}.json, pareto_{name}.csv, pareto_{name}.png', soft_wrap=True)
+    console.print(f'written to {folder}: search_{name}.json, .md, pareto_{name}.csv, .png', soft_wrap=True)
     console.print(f'test it: python tools/test.py {ready} {settings.checkpoint}', soft_wrap=True)
     return content
-
-
-def environment() -> dict[str, Any]:
-    """Versions and device."""
-    import mmdet
-    import torch
-
-    from mixaq_mmdet.version import __version__
-
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        'versions': {'mixaq_mmdet': __version__, 'torch': torch.__version__, 'mmdet': mmdet.__version__},
-        'device': {'threads': torch.get_num_threads(), 'accelerator': accelerator},
-    }
 
 
 def candidate_of(entry: dict[str, Any]) -> Candidate:

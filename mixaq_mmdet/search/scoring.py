@@ -22,23 +22,26 @@ from mixaq_mmdet.engine.calibration_inputs import TensorStore
 from mixaq_mmdet.engine.evaluate import evaluate
 from mixaq_mmdet.models.backbone_cost import CostMeter, backbone_bops
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
-from mixaq_mmdet.quantization.quantizers.base import quantizer_mode
+from mixaq_mmdet.quantization import NotCalibratedError, quantizer_mode
 
 from .history import Scores
+from .images import usual_size
 from .space import Candidate
 
 
 def load_detector(cfg: Config, checkpoint: str | Path) -> nn.Module:
-    """The detector of a config with calibrated weights, in eval mode on this process's device."""
+    """The detector of a config with calibrated weights, in eval mode on this process's device.
+
+    Raises:
+        NotCalibratedError: for a checkpoint without ranges.
+    """
     detector = MODELS.build(cfg.model)
     if not isinstance(getattr(detector, 'backbone', None), TwoBranchSwin):
         raise ValueError("model.backbone is no TwoBranchSwin, so it has no ratios to search; set type='TwoBranchSwin'")
     load_checkpoint(detector, str(checkpoint), map_location='cpu', logger='silent')
-    if uncalibrated(detector):
-        raise ValueError(
-            f'checkpoint {str(checkpoint)!r} is not calibrated for this config; run tools/train.py with its PTQLoop '
-            '(or train it) and give the file that this saves, epoch_1.pth'
-        )
+    missing = uncalibrated(detector)
+    if missing:
+        raise NotCalibratedError(f'{missing[0].name} of checkpoint {str(checkpoint)!r}')
     return detector.to(get_device()).eval()
 
 
@@ -81,7 +84,8 @@ class DetectorScorer:
     def feature_error(self) -> float:
         """Squared error of the backbone's maps over their squares, mean over levels, against quantizers switched off.
 
-        A fold leaves the float function as it was, so the reference is the float backbone.
+        A fold leaves the float function as it was, so that after PTQ the reference is the float backbone. After QAT it
+        is not: trained weights without their quantizers are a model that nobody trained.
         """
         if not self._references:
             self._keep_references()
@@ -118,7 +122,7 @@ class CostModel:
         self, backbone: TwoBranchSwin, sizes: Sequence[tuple[int, int]], latency: LatencyTable | None = None
     ) -> None:
         self.backbone = backbone
-        self.sizes = Counter(sizes)
+        self.sizes, self.usual = Counter(sizes), usual_size(sizes)
         self.latency = latency
         self._known: dict[Candidate, Scores] = {}
 
@@ -137,5 +141,4 @@ class CostModel:
 
     def realised(self, candidate: Candidate) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Realised low and prune ratios at the most common size."""
-        size = self.sizes.most_common(1)[0][0]
-        return backbone_bops(self.backbone, size, candidate.low_ratios, candidate.prune_ratios).realised
+        return backbone_bops(self.backbone, self.usual, candidate.low_ratios, candidate.prune_ratios).realised

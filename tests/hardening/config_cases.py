@@ -6,20 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from tiny_backbone import ARCHITECTURE
 from tiny_detector import stock_config, tiny_mask_rcnn
-from torch import nn
 
 from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.models import TwoBranchSwin
 
-PATTERNS = ('*', 'stages.1.*', 'stages.0.blocks.0.*', '*.ffn.layers.1', '*.w_msa.qkv')
-HEAD_PATTERNS = ('*', 'neck.*', 'neck.lateral_convs.0.conv')
+PATTERNS = {
+    'quant': ('*', 'stages.1.*', 'stages.0.blocks.0.*', '*.ffn.layers.1', '*.w_msa.qkv'),
+    'detector_quant': ('*', 'neck.*', 'neck.lateral_convs.0.conv'),
+}
 METHODS = ('MinMax', 'Percentile', 'MSE', 'RepQ', 'LSQ', 'OFQ', 'AIQViT', 'MixQViT')
 
 WRONG: dict[str, list[Any]] = {
@@ -57,12 +61,14 @@ OF_METHOD = {
     'clip_deviations': ('MixQViT',),
     **dict.fromkeys(('ranks', 'steps', 'lr', 'curriculum_start', 'seed'), ('AIQViT',)),
 }
+QUANTIZED = (('quant',), ('detector_quant',), *[('quant', 'detector_quant')] * 3, ())
+DETECTORS = ('MaskRCNN', 'CascadeRCNN', 'RetinaNet', 'Mask2Former')
 OF_BACKBONE = ('quant', 'low_ratios', 'prune_ratios', 'importance', 'window_size', 'unshifted_stages', 'inputs')
 
 
 @dataclass
 class Case:
-    """A model, the size of what it sees, and the field that is wrong, if one is."""
+    """A model, the size of what it sees, and the field that is wrong, if one is: of ``place`` if it is an option."""
 
     detector: str
     quant: Any
@@ -70,22 +76,35 @@ class Case:
     options: dict[str, Any]
     shape: tuple[int, ...]
     fault: str | None
+    place: str = 'quant'
+
+    @property
+    def named(self) -> str:
+        """What the message about the fault has to begin with; the host puts the class it built in front."""
+        if self.fault in OF_BACKBONE:
+            field = r'quant(\.method)?=' if self.fault == 'quant' else rf'{self.fault}\b'
+        elif self.fault == 'n_bits':
+            field = rf"{self.place} has unknown keys \['n_bits'\]"
+        else:
+            field = rf'{self.place}\.{self.fault}\b'
+        return rf'(^|: )(model\.)?(backbone\.)?{field}'
 
 
 @st.composite
 def cases(draw: Callable[..., Any]) -> Case:
     """Half of them right; the others wrong in one field."""
     fault = draw(st.none() | st.sampled_from(sorted(WRONG)))
-    detector = draw(st.sampled_from(('backbone', 'backbone', 'backbone', 'MaskRCNN', 'RetinaNet')))
-    method = draw(st.sampled_from(OF_METHOD.get(fault, METHODS)))
-    heads = None
-    if detector != 'backbone' and (draw(st.booleans()) and fault not in OF_BACKBONE):
-        heads, quant = _quant(draw, method, HEAD_PATTERNS), None
-        _break(draw, heads, fault)
-    else:
-        quant = _quant(draw, method, PATTERNS) if fault or draw(st.integers(0, 5)) else None
-        if fault not in OF_BACKBONE:
-            _break(draw, quant, fault)
+    detector = draw(st.sampled_from(('backbone',) * len(DETECTORS) + DETECTORS))
+    quantized = draw(st.sampled_from(QUANTIZED))
+    if detector in ('backbone', 'Mask2Former'):  # all of whose heads stay float
+        quantized = quantized[:1] and ('quant',)
+    place = 'quant' if fault in OF_BACKBONE or not quantized else draw(st.sampled_from(quantized))
+    quants: dict[str, Any] = {'quant': None, 'detector_quant': None}
+    for name in quantized if fault is None else dict.fromkeys((*quantized, place)):
+        broken = fault is not None and name == place
+        quants[name] = _quant(draw, draw(st.sampled_from(OF_METHOD.get(fault if broken else None, METHODS))), name)
+        if broken and fault not in OF_BACKBONE:
+            _break(draw, quants[name], fault)
     low = [draw(st.integers(0, 100)) for _ in range(2)]
     prune = [draw(st.integers(0, 100 - part)) for part in low]
     options = {
@@ -103,19 +122,21 @@ def cases(draw: Callable[..., Any]) -> Case:
     if fault == 'inputs':
         detector, shape = 'backbone', draw(st.sampled_from(WRONG[fault]))
     if fault == 'quant':
-        quant = draw(st.sampled_from(WRONG[fault]))
-    return Case(detector, quant, heads, options, shape, fault)
+        quants['quant'] = draw(st.sampled_from(WRONG[fault]))
+    return Case(detector, quants['quant'], quants['detector_quant'], options, shape, fault, place)
 
 
-def _quant(draw: Callable[..., Any], method: str, patterns: tuple[str, ...]) -> dict[str, Any]:
-    """A right ``quant`` of a method."""
+def _quant(draw: Callable[..., Any], method: str, place: str) -> dict[str, Any]:
+    """A right ``quant`` or ``detector_quant`` of a method."""
     bits = st.integers(2, 8)
     quant: dict[str, Any] = {'method': method, 'w_bits': draw(bits), 'a_bits': draw(bits)}
-    if draw(st.booleans()):
+    if draw(st.booleans()) and place == 'quant':
         quant['low_a_bits'] = draw(st.integers(2, quant['a_bits']))
     if draw(st.booleans()):
-        change = draw(st.sampled_from([{'w_bits': 3}, {'a_bits': 5}, {'enabled': False}, {'roles': ['weight']}]))
-        quant['overrides'] = [{'pattern': draw(st.sampled_from(patterns)), **change}]
+        change = draw(st.sampled_from([{'w_bits': 3}, {'a_bits': 5}, {'enabled': False}]))
+        if draw(st.booleans()) and 'a_bits' not in change:
+            change = {**change, 'roles': ['weight']}
+        quant['overrides'] = [{'pattern': draw(st.sampled_from(PATTERNS[place])), **change}]
     if method == 'AIQViT':
         ranks = draw(st.sampled_from([[], [1], [2, 1], [0, 2]]))
         quant.update(steps=draw(st.integers(0, 2)), search_steps=draw(st.integers(0, 1)), ranks=ranks)
@@ -135,7 +156,7 @@ def _break(draw: Callable[..., Any], quant: dict[str, Any], fault: str | None) -
 
 
 def run(case: Case) -> None:
-    """Build, calibrate, infer and, where something is learned, take a training step."""
+    """Build, calibrate, infer and take a training step, in which everything that can be trained has a gradient."""
     torch.manual_seed(0)
     options = case.options if case.quant is None else {**case.options, 'quant': case.quant}
     if case.detector == 'backbone':
@@ -147,41 +168,95 @@ def run(case: Case) -> None:
             maps = model(image)
         assert all(torch.isfinite(each).all() for each in maps)
         assert maps[0].shape[2:] == tuple(-(-side // 4) for side in case.shape[2:])
-        _train(model, image)
-        return
-    model = MODELS.build(_detector_config(case, options))
-    model.init_weights()
-    model.eval()
-    batch = _batch(case.shape)
-    if case.quant is not None or case.heads is not None:
-        Calibrator(model).run([batch])
-    found = model.test_step(batch)[0].pred_instances
-    assert torch.isfinite(found.scores).all()
-
-
-def _train(model: nn.Module, image: torch.Tensor) -> None:
-    model.train()
-    sum(out.square().mean() for out in model(image)).backward()
-    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not missing
+        loss = sum(out.square().mean() for out in model.train()(image))
+    else:
+        model = MODELS.build(_detector_config(case, options))
+        model.init_weights()
+        model.eval()
+        batch = _batch(case.shape)
+        if case.quant is not None or case.heads is not None:
+            Calibrator(model).run([batch])
+        found = model.test_step(batch)[0].pred_instances
+        assert torch.isfinite(found.scores).all()
+        prepared = model.train().data_preprocessor(batch, True)
+        loss, _ = model.parse_losses(model(**prepared, mode='loss'))
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def _detector_config(case: Case, options: dict[str, Any]) -> dict[str, Any]:
     cfg = tiny_mask_rcnn(type='TwoBranchSwin', **{**ARCHITECTURE, **options})
     cfg.neck.update(in_channels=[8, 16], num_outs=5)
-    if case.detector == 'RetinaNet':
-        neck, backbone = cfg.neck, cfg.backbone
-        cfg = Config.fromfile(stock_config('_base_/models/retinanet_r50_fpn.py')).model
-        cfg.neck, cfg.backbone = neck, backbone
-        cfg.bbox_head.update(in_channels=8, feat_channels=8, stacked_convs=1, num_classes=3)
+    if case.detector != 'MaskRCNN':
+        small = cfg
+        cfg = {'RetinaNet': _retina_net, 'CascadeRCNN': _cascade, 'Mask2Former': _mask2former}[case.detector](small)
+        cfg.backbone = small.backbone
     if case.heads is not None:
         cfg.update(type='QuantDetector', base=cfg.type, detector_quant=case.heads)
     return cfg
 
 
+def _retina_net(small: Any) -> Any:
+    cfg = Config.fromfile(stock_config('_base_/models/retinanet_r50_fpn.py')).model
+    cfg.neck = small.neck
+    cfg.bbox_head.update(in_channels=8, feat_channels=8, stacked_convs=1, num_classes=3)
+    return cfg
+
+
+def _cascade(small: Any) -> Any:
+    """Two of the three stages, with the heads of the small Mask R-CNN."""
+    cfg = Config.fromfile(stock_config('_base_/models/cascade-mask-rcnn_r50_fpn.py')).model
+    cfg.neck, cfg.rpn_head, cfg.test_cfg = small.neck, small.rpn_head, small.test_cfg
+    head, theirs = cfg.roi_head, small.roi_head
+    head.update(
+        num_stages=2,
+        stage_loss_weights=[1, 0.5],
+        bbox_roi_extractor=theirs.bbox_roi_extractor,
+        mask_roi_extractor=theirs.mask_roi_extractor,
+        mask_head=theirs.mask_head,
+    )
+    small_sizes = {name: theirs.bbox_head[name] for name in ('in_channels', 'fc_out_channels', 'num_classes')}
+    head.bbox_head = [{**stage, **small_sizes} for stage in head.bbox_head[:2]]
+    stages = cfg.train_cfg.rcnn[:2]
+    for stage in stages:
+        stage.sampler.num = 32
+    cfg.train_cfg = {**small.train_cfg, 'rcnn': stages}
+    return cfg
+
+
+def _mask2former(_: Any) -> Any:
+    """One layer of encoder and decoder each, on the two maps of the small backbone."""
+    cfg = Config.fromfile(stock_config('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py')).model
+    cfg.data_preprocessor.batch_augments = None
+    head = cfg.panoptic_head
+    head.update(in_channels=[8, 16], strides=[4, 8], feat_channels=16, out_channels=16, num_queries=4)
+    head.update(num_things_classes=3, num_transformer_feat_level=1)
+    head.loss_cls.class_weight = [1.0] * 3 + [0.1]
+    narrow = {'embed_dims': 16, 'num_heads': 2}
+    for part, layers in ((head.pixel_decoder.encoder, 1), (head.transformer_decoder, 1)):
+        part.num_layers = layers
+        part.layer_cfg.self_attn_cfg.update(narrow)
+        part.layer_cfg.ffn_cfg.update(embed_dims=16, feedforward_channels=16)
+    head.pixel_decoder.num_outs = head.pixel_decoder.encoder.layer_cfg.self_attn_cfg.num_levels = 1
+    head.pixel_decoder.norm_cfg.num_groups = 4
+    head.transformer_decoder.layer_cfg.cross_attn_cfg.update(narrow)
+    head.pixel_decoder.positional_encoding.num_feats = head.positional_encoding.num_feats = 8
+    cfg.panoptic_fusion_head.num_things_classes = 3
+    cfg.train_cfg.num_points = 64
+    cfg.test_cfg.max_per_image = 4
+    return cfg
+
+
 def _batch(shape: tuple[int, ...]) -> dict[str, Any]:
-    """One image of uint8 noise as a test pipeline gives it."""
+    """One image of uint8 noise as a pipeline gives it, with an object that fills it."""
     size = shape[2:]
     meta = {'img_shape': size, 'ori_shape': size, 'scale_factor': (1.0, 1.0), 'pad_shape': size}
     pixels = torch.randint(0, 255, (3, *size), generator=torch.Generator().manual_seed(1)).byte()
-    return {'inputs': [pixels], 'data_samples': [DetDataSample(metainfo=meta)]}
+    sample = DetDataSample(metainfo=meta)
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[0.0, 0.0, size[1], size[0]]]),
+        labels=torch.tensor([1]),
+        masks=BitmapMasks(np.ones((1, *size), np.uint8), *size),
+    )
+    return {'inputs': [pixels], 'data_samples': [sample]}

@@ -9,7 +9,10 @@ from mmdet.utils import register_all_modules
 
 register_all_modules()
 # initialisers of heads looked for "weight" in what they found inside a layer, quantizers included
-LEARNED_HEADS = Case('MaskRCNN', None, {'method': 'LSQ', 'w_bits': 4, 'a_bits': 4}, {}, (1, 3, 32, 32), None)
+LSQ = {'method': 'LSQ', 'w_bits': 4, 'a_bits': 4}
+LEARNED_HEADS = Case('MaskRCNN', None, LSQ, {}, (1, 3, 32, 32), None)
+BOTH = Case('CascadeRCNN', {**LSQ, 'low_a_bits': 2}, LSQ, {'low_ratios': 0.5}, (1, 3, 40, 32), None)
+QUERIES = Case('Mask2Former', LSQ, None, {'low_ratios': 0.5, 'prune_ratios': 0.3}, (1, 3, 24, 48), None)
 COMMON = {'deadline': None, 'suppress_health_check': list(HealthCheck), 'database': None}
 
 
@@ -18,12 +21,14 @@ def check(case: Case) -> None:
     if case.fault is None:
         run(case)
         return
-    with pytest.raises(ValueError, match=case.fault):
+    with pytest.raises(ValueError, match=case.named):
         run(case)
 
 
 @settings(max_examples=40, derandomize=True, **COMMON)
 @example(LEARNED_HEADS)
+@example(BOTH)
+@example(QUERIES)
 @given(cases())
 def test_a_config_runs_or_names_its_field(case):
     check(case)

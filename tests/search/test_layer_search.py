@@ -1,5 +1,7 @@
 """Bits per layer, alone and with ratios: budgets hold on the model that the result describes."""
 
+import sys
+
 import pytest
 from tiny_backbone import backbone
 
@@ -77,7 +79,8 @@ def test_bits_and_ratios_together(costs, measured):
     assert all(entry['relative_operations'] <= 0.7 for entry in plan.history)
 
 
-def test_ratio_losses_are_rises_and_never_fall(costs):
+def test_ratio_losses_are_rises_and_never_fall(costs, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     model = backbone(UNIFORM)
 
     class Detector:
@@ -88,3 +91,4 @@ def test_ratio_losses_are_rises_and_never_fall(costs):
     assert found[0] == pytest.approx({0.0: 0.0, 0.4: 0.0, 0.6: 0.3, 0.8: 0.3})
     assert found[1] == pytest.approx({0.0: 0.0, 0.4: 0.5, 0.6: 0.6, 0.8: 0.6})
     assert model.low_ratios == (0.0, 0.0)
+    assert '2/2' in capsys.readouterr().out

@@ -12,7 +12,7 @@ from tiny_detector import tiny_mask_rcnn
 from tool_process import load_tool
 
 from mixaq_mmdet.deploy.convert import check_convertible
-from mixaq_mmdet.deploy.files import read_detector
+from mixaq_mmdet.deploy.files import integer_config, read_detector
 from mixaq_mmdet.deploy.state import FORMAT, VERSION, write_header
 from mixaq_mmdet.engine.calibration import Calibrator
 from tools.deploy import main
@@ -60,7 +60,7 @@ def test_converted_detector_is_ready_to_use(detector, capsys):
 
 def test_uncalibrated_checkpoints_are_refused_and_nothing_is_written(detector):
     folder, _ = detector
-    with pytest.raises(SystemExit, match='error: the model is not calibrated'):
+    with pytest.raises(SystemExit, match=r'^error: not calibrated: patch_embed\.'):
         convert(folder, 'float.pth', 'none.pth')
     assert not list(folder.glob('*none*'))
 
@@ -77,6 +77,30 @@ def test_nothing_that_is_read_is_overwritten(detector, out, what):
         with pytest.raises(SystemExit, match=f'error: -o .* would overwrite the {what}'):
             convert(folder, 'calibrated.pth', out)
     assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize('out', ['config.py/x.pth', 'folder.pth', 'taken.pth'])
+def test_outputs_that_cannot_be_written_are_refused_first(detector, out):
+    folder, _ = detector
+    for taken in ('folder.pth', 'taken.py'):
+        (folder / taken).mkdir(exist_ok=True)
+    with pytest.raises(SystemExit, match=f'^error: -o.*{folder.name}'):
+        convert(folder, 'float.pth', out)  # that it is not calibrated is found later
+
+
+@pytest.mark.parametrize(
+    ('own', 'imports'),
+    [
+        (None, ['mixaq_mmdet']),
+        ({'imports': 'mine'}, ['mine', 'mixaq_mmdet']),
+        ({'imports': ['mixaq_mmdet', 'mine'], 'allow_failed_imports': True}, ['mixaq_mmdet', 'mine']),
+    ],
+)
+def test_custom_imports_of_the_config_stay(own, imports):
+    cfg = Config(dict(model=dict(backbone=dict(BACKBONE)), custom_imports=own))
+    written = integer_config(cfg).custom_imports
+    assert written.imports == imports
+    assert written.allow_failed_imports == (own or {}).get('allow_failed_imports', False)
 
 
 def test_a_backbone_that_stops_early_is_refused_by_its_field(detector, tmp_path):

@@ -69,6 +69,7 @@ def test_from_importance_to_a_config_that_runs(files, tmp_path, capsys):
 def test_written_config_is_what_was_measured(files, tmp_path):
     cfg = Config.fromfile(files[0])
     cfg.model.backbone.update(low_ratios=0.5, prune_ratios=0.2)
+    cfg.custom_imports.imports = ['tiny_backbone']
     cfg.dump(tmp_path / 'mixed.py')
     few = ['--images', '1', '--calibration-images', '1', '--bits', '4', '8', '--work-dir', str(tmp_path / 'work')]
     arguments = [str(tmp_path / 'mixed.py'), files[1], '--allocate', 'layers', '--budget', '1.5', *few]
@@ -82,6 +83,8 @@ def test_written_config_is_what_was_measured(files, tmp_path):
     assert edited.model.backbone.quant == ready.model.backbone.quant
     assert edited.model.backbone.prune_ratios == 0.0
     assert any(hook.type == 'CalibrationHook' for hook in edited.custom_hooks)
+    assert ready.custom_imports == edited.custom_imports
+    assert ready.custom_imports.imports == ['tiny_backbone', 'mixaq_mmdet']
 
 
 def test_stored_values_of_another_model_are_refused(files, tmp_path):
@@ -89,6 +92,19 @@ def test_stored_values_of_another_model_are_refused(files, tmp_path):
     arguments = [*files, '--allocate', 'layers', '--images', '1', '--work-dir', str(tmp_path / 'work')]
     with pytest.raises(SystemExit, match=r'--importance .* belongs to another model: .* stages\.0'):
         load_tool('search.py').main([*arguments, '--importance', str(tmp_path / 'importance.json')])
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        ['--target-latency', '5'], ['--objectives', 'map,latency'], ['--prune'], ['--resume'], ['--surrogate'],
+        ['--ann-file', 'a.json'], ['--population', '3'], ['--budget', '-1'], ['--budget', 'nan'],
+        ['--size-budget', '0'], ['--bits', '99'], ['--images', '0'], ['--calibration-images', '0'],
+    ],
+)  # fmt: skip
+def test_flags_that_an_allocation_cannot_follow_are_named(files, tmp_path, flags):
+    with pytest.raises(SystemExit, match=f'^error: {flags[0]}'):
+        load_tool('search.py').main([*files, '--allocate', 'layers', '--work-dir', str(tmp_path / 'work'), *flags])
 
 
 def test_alone_quantizes_one_layer(files):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tiny_detector import tiny_config, write_tiny_coco
 from tool_process import TOOLS, load_tool, run_on_two_ranks, run_tool
 
 from mixaq_mmdet.engine.calibration import Calibrator
+from mixaq_mmdet.engine.environment import versions
 
 ARGUMENTS = ('--population', '3', '--generations', '2', '--images', '3', '--budget', '0.85')
 
@@ -80,6 +82,34 @@ def test_ready_config_is_within_the_budget_and_tells_its_cost(searched, whole, t
     assert f'relative BOPs {chosen["bops"]:.3f}' in line[0]
 
 
+def test_the_result_says_where_it_was_made(whole):
+    found = json.loads((whole / 'search_tiny.json').read_text())
+    assert found['versions'] == versions()
+    assert found['device']['processor']
+    text = (whole / 'search_tiny.md').read_text()
+    assert len([line for line in text.splitlines() if line.startswith('|')]) == len(found['front']) + 3
+    for shown in (found['chosen']['config'], f'seed {found["seed"]}', found['device']['processor']):
+        assert shown in text
+
+
+def test_latency_is_measured_at_the_usual_size_of_the_images(searched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(searched[0])
+    data = tmp_path / 'data'
+    shutil.copytree(cfg.train_dataloader.dataset.data_root, data)
+    content = json.loads((data / 'annotations.json').read_text())
+    content['images'][0]['width'] = 32
+    (data / 'annotations.json').write_text(json.dumps(content))
+    cfg.train_dataloader.dataset.data_root = str(data)
+    cfg.dump('sizes.py')
+    few = [*ARGUMENTS, '--generations', '1', '--images', '4', '--objectives', 'proxy,latency']
+    load_tool('search.py').main(['sizes.py', str(searched[1]), *few])
+    table = json.loads(Path('work_dirs/search_sizes/latency.json').read_text())
+    assert table['shape'] == [64, 64]
+    assert table['environment']['versions'] == versions()
+    assert table['environment']['device']['processor']
+
+
 def test_two_ranks_find_the_same(searched, whole, tmp_path):
     two = run_on_two_ranks('search.py', *searched, *ARGUMENTS, '--work-dir', 'two', cwd=tmp_path)
     assert two.returncode == 0, two.stdout
@@ -98,6 +128,8 @@ def test_two_ranks_find_the_same(searched, whole, tmp_path):
         (['--population', '1'], '--population 1'),
         (['--images', '0'], '--images 0'),
         (['--cfg-options', 'model.backbone.quant.w_bits=4'], 'w_bits'),
+        (['--bits', '4'], '--bits: only --allocate'),
+        (['--size-budget', '0.5', '--calibration-images', '2'], '--size-budget, --calibration-images: only --allocate'),
     ],
 )
 def test_user_errors_are_one_line(searched, tmp_path, monkeypatch, arguments, message):
@@ -114,7 +146,8 @@ def test_uncalibrated_checkpoint_is_refused(searched, tmp_path, monkeypatch):
     torch.save({'meta': {}, 'state_dict': stock}, tmp_path / 'float.pth')
     with pytest.raises(SystemExit) as stop:
         load_tool('search.py').main([str(searched[0]), str(tmp_path / 'float.pth'), '--images', '2'])
-    assert 'is not calibrated' in str(stop.value.code)
+    assert str(stop.value.code).startswith('error: not calibrated: ')
+    assert 'float.pth' in str(stop.value.code)
 
 
 def test_feature_error_is_zero_without_quantization_and_grows_with_low_windows(searched, tmp_path, monkeypatch):
