@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
-from mmengine.utils import ProgressBar
 from torch.utils.data import DataLoader
 
 from .atomic_file import write_whole
@@ -19,6 +17,7 @@ from .calibration import Calibrator, uncalibrated
 from .calibration_data import calibration_loader, image_ids, reading_pipeline
 from .calibration_journal import BlockJournal, calibration_key
 from .calibration_summary import as_json, as_table, summarize
+from .progress import progress
 
 SUMMARY_FILE = 'calibration.json'
 JOURNAL_FOLDER = 'calibration_blocks'
@@ -60,23 +59,19 @@ def calibrate_in_runner(
             'calibration needs a trained model, but no checkpoint was loaded; set load_from to a float checkpoint '
             '(and init_cfg=None in the backbone, so that nothing is downloaded)'
         )
-    bar: list[ProgressBar] = []
-    calibrator = Calibrator(runner.model, tick=lambda: bar[0].update() if bar else None, branches=branches)
+    calibrator = Calibrator(runner.model, branches=branches)
     if branches == 'all' and not uncalibrated(runner.model):
         print_log('calibration: every quantizer is calibrated already, nothing to do', 'current')
         return None
-    shown = is_main_process() and sys.stdout.isatty()
     ids = sorted((image for share in all_gather_object(image_ids(loader)) for image in share), key=str)
     if resumable:
         key = calibration_key(calibrator.model, [*calibrator.configs, _inputs(runner.cfg)], ids, seed)
         calibrator.journal = BlockJournal(Path(runner.work_dir) / JOURNAL_FOLDER, key)
         if len(calibrator.journal):
             print_log(f'calibration: {len(calibrator.journal)} finished blocks are taken over', 'current')
-    if shown:
-        bar.append(ProgressBar(calibrator.steps(len(loader.sampler))))
-    noise = calibrator.run(loader)
-    if shown:
-        sys.stdout.write('\n')
+    with progress('calibration', calibrator.steps(len(loader.sampler))) as tick:
+        calibrator.tick = tick
+        noise = calibrator.run(loader)
     lines = summarize(calibrator.model, noise)
     what = 'the low branch calibrated' if branches == 'low' else 'calibrated'
     print_log(f'{what} on {len(ids)} images (seed {seed})\n{as_table(lines)}', 'current')
