@@ -55,8 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def refuse_unused(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    return build_parser().parse_args(argv)
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
     """A ValueError that names the flags which the asked kind of search would ignore."""
+    parser = build_parser()
     names, reason = (RATIO_FLAGS, '--allocate ignores') if args.allocate else (layer_run.FLAGS, 'only --allocate reads')
     given = [f'--{name.replace("_", "-")}' for name in names if getattr(args, name) != parser.get_default(name)]
     if given:
@@ -66,10 +71,9 @@ def refuse_unused(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     try:
-        refuse_unused(args, parser)
+        refuse_unused(args)
         cfg = command_line.load_config(args)
         command_line.check_checkpoint(args.checkpoint, 'checkpoint')
         if args.allocate:
