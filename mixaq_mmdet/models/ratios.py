@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mixaq_mmdet.quantization.checks import plain
 from mixaq_mmdet.windows.assignment import hundredths
 
 Ratios = float | Sequence[float] | np.ndarray | Tensor
@@ -28,11 +29,11 @@ def checked_ratios(low: Ratios, prune: Ratios, num_pairs: int) -> RatioPair:
 
 
 def _spelled_out(field: str, value: Ratios, num_pairs: int) -> tuple[float, ...]:
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, Real):
         values: tuple[Any, ...] = (value,) * num_pairs
     elif isinstance(value, Iterable) and not isinstance(value, str | Mapping):
-        values = tuple(_plain(number) for number in value)
+        values = tuple(value)
     else:
         raise ValueError(f'{field}={value!r} must be a number or a list of {num_pairs} numbers')
     if len(values) != num_pairs:
@@ -41,8 +42,3 @@ def _spelled_out(field: str, value: Ratios, num_pairs: int) -> tuple[float, ...]
         if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= number <= 1:
             raise ValueError(f'{field}[{pair}]={number!r} must be a number in [0, 1]')
     return tuple(hundredths(float(number)) / 100 for number in values)
-
-
-def _plain(value: Any) -> Any:
-    """Numbers or lists of numbers for arrays, tensors and their elements."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic | Tensor) else value
