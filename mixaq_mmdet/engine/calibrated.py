@@ -23,7 +23,7 @@ def every_window_high(cfg: Config) -> Config:
     """A copy of a config without its low and prune ratios."""
     cfg = copy.deepcopy(cfg)
     for name in ('low_ratios', 'prune_ratios'):
-        cfg.model.backbone.pop(name, None)
+        cfg.model.get('backbone', {}).pop(name, None)
     return cfg
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from .atomic_file import write_whole
+from .calibrated import every_window_high
 from .calibration import Calibrator, uncalibrated
 from .calibration_data import calibration_loader, image_ids, reading_pipeline
 from .calibration_journal import BlockJournal, calibration_key
@@ -83,11 +83,8 @@ def calibrate_in_runner(
 
 def _inputs(cfg: Any) -> dict[str, Any]:
     """What blocks see depends on it, beside weights and images: the model's other settings and how images are read."""
-    model = copy.deepcopy(cfg.to_dict()['model'])
-    for name in ('low_ratios', 'prune_ratios'):  # calibration runs ratios of its own
-        model.get('backbone', {}).pop(name, None)
     return {
-        'model': model,
+        'model': every_window_high(cfg).model.to_dict(),  # calibration runs ratios of its own
         'pipeline': reading_pipeline(cfg),
         'dataset': (cfg.get('train_dataloader') or {}).get('dataset'),
     }

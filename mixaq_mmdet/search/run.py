@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 
 from mixaq_mmdet.analysis.latency import LatencyTable, measure
 from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.engine.calibrated import every_window_high
 from mixaq_mmdet.engine.calibration_data import reading_pipeline
 from mixaq_mmdet.engine.damaged_files import read_json
 from mixaq_mmdet.engine.environment import device, versions
@@ -170,9 +171,7 @@ def from_rank_zero(function: Callable[[], Any]) -> Any:
 
 def subject(cfg: Config, settings: Settings, ids: list[Any]) -> dict[str, Any]:
     """What every score depends on."""
-    model = cfg.model.to_dict()
-    for name in ('low_ratios', 'prune_ratios'):
-        model.get('backbone', {}).pop(name, None)
+    model = every_window_high(cfg).model.to_dict()
     with open(settings.checkpoint, 'rb') as file:
         weights = hashlib.file_digest(file, 'sha256').hexdigest()
     text = json.dumps([model, reading_pipeline(cfg)], sort_keys=True, default=str)
