@@ -71,6 +71,19 @@ class Reader:
             self._pooled[keys] = pool(found)
         return self._pooled[keys]
 
+    def starts_anew(self, experiment: Experiment) -> bool:
+        """Whether it rests on a training whose checkpoint was gone and trained again: not the file that was evaluated.
+
+        The same seed ends elsewhere on another processor. Trainings of before ``start_sha256`` was kept count as not.
+        """
+        start = experiment.starts_from
+        if not isinstance(start, Experiment):
+            return False
+        own, trained = self.result(experiment) or {}, self.result(start) or {}
+        used = own.get('start_sha256') or (own.get('checkpoint_sha256') if experiment.kind == 'evaluate' else None)
+        evaluated = trained.get('checkpoint_sha256')
+        return (None not in (used, evaluated) and used != evaluated) or self.starts_anew(start)
+
     def claims(self) -> dict[str, Claim]:
         """The protocol's claims."""
         return read_claims(self.store.root / 'protocol.md')

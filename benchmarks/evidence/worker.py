@@ -125,11 +125,13 @@ def measure(experiment: Experiment, checkpoint: Path | None, place: Workplace, r
     return Outcome(found.get('metrics', {}), found.get('matches', {}), found.get('extras', {}), found.get('images'))
 
 
-def describe(experiment: Experiment, key: str, checkpoint: Path | None, found: Outcome) -> dict[str, Any]:
+def describe(
+    experiment: Experiment, key: str, start: Path | None, checkpoint: Path | None, found: Outcome
+) -> dict[str, Any]:
     """The result file without what only the run itself knows."""
     from mixaq_mmdet.engine import environment
 
-    start = experiment.starts_from
+    origin = experiment.starts_from
     return {
         'schema': 1,
         'hash': key,
@@ -139,7 +141,8 @@ def describe(experiment: Experiment, key: str, checkpoint: Path | None, found: O
         'overrides': dict(experiment.overrides),
         'seed': experiment.seed,
         'split': experiment.split,
-        'starts_from': start.name if isinstance(start, Experiment) else start,
+        'starts_from': origin.name if isinstance(origin, Experiment) else origin,
+        'start_sha256': None if start is None else file_digest(start),
         'measure': experiment.measure,
         'settings': dict(experiment.settings),
         'command': command(experiment),
@@ -183,7 +186,7 @@ def work(specification: Mapping[str, Any]) -> None:
     else:
         assert checkpoint is not None  # Experiment has checked it
         found = evaluate(experiment, checkpoint, place, repository)
-    result = describe(experiment, key, checkpoint, found)
+    result = describe(experiment, key, start, checkpoint, found)
     result['data'] = {name: splits.digest(repository, name) for name in seen(experiment, repository)}
     result['minutes'] = round((time.perf_counter() - begin) / 60, 2)
     result['attempts'] = attempts

@@ -73,6 +73,30 @@ def test_results_on_different_data_do_not_meet_on_a_page(tmp_path: Path) -> None
         reader.result(TWO)
 
 
+def test_rows_are_told_that_rest_on_a_training_run_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / 'results')
+    (tmp_path / 'c.py').write_text('model = dict(type="A")\n')
+    first = Experiment('first', 'train', config='c.py')
+    adapted = replace(first, name='adapted', starts_from=first, seed=1)
+    evaluated = Experiment('same', 'evaluate', config='c.py', starts_from=first)
+    beyond = replace(evaluated, name='beyond', starts_from=adapted)
+    again = replace(evaluated, name='again', seed=1)
+    for experiment, start, own in (
+        (first, None, 'x'),
+        (adapted, 'y', 'z'),
+        (beyond, 'z', 'z'),
+        (evaluated, None, 'x'),  # as written before the start's digest was kept
+        (again, None, 'y'),
+    ):
+        result = {'name': experiment.name, 'start_sha256': start, 'checkpoint_sha256': own}
+        store.write(fingerprint(experiment, tmp_path), result)
+    missing = replace(evaluated, name='missing', seed=2)
+    told = [
+        e.name for e in (first, adapted, beyond, evaluated, again, missing) if Reader(store, tmp_path).starts_anew(e)
+    ]
+    assert told == ['adapted', 'beyond', 'again']
+
+
 def test_table_aligns_numbers_and_escapes_bars() -> None:
     text = table(['name', 'value'], [['a|b', 1.234], ['c', None]])
     assert text.splitlines() == ['| name | value |', '| --- | ---: |', '| a\\|b | 1.23 |', '| c | - |']

@@ -114,6 +114,8 @@ def test_a_trained_checkpoint_is_evaluated_and_missed_when_it_is_gone(folder: Pa
     assert result.stat().st_mtime_ns == before, 'a result is never recomputed'
     first, other = (found.store.read(fingerprint(e, folder / 'repository')) for e in (fake_plan.TRAINED, evaluated))
     assert other['extras'] == {'noise': 4.0}
+    assert other['start_sha256'] == other['checkpoint_sha256'] != first['checkpoint_sha256']
+    assert first['start_sha256'] is None
     again = weights_of(trained)  # not the file's bytes: it holds times, too
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[name], weights[name]) for name in weights)

@@ -102,6 +102,8 @@ REASONS = [
 ]
 W4A3 = trained('W4A3 QAT', 'qat-w4a4', SHIPPED, **{'model.backbone.quant.a_bits': 3})
 WITHOUT = at(QAT, 'without SAQA, ratio 0.4', low=0.4, hooks=LOW_ANEW)
+# the checkpoint that ablations start from, where QAT had to be trained again for them: how far it is from QAT's own
+START = at(QAT, 'W4A4 QAT, checkpoint of the ablations')
 FROM_FLOAT = trained('SAQA from float, ratio 0', 'saqa-w4a4', SHIPPED, **ALL_ANEW)
 FROM_FLOAT_MIXED = at(FROM_FLOAT, 'SAQA from float, ratio 0.4', low=0.4)
 INDEPENDENT = trained(
@@ -114,7 +116,8 @@ QAT_2 = trained('W4A4 QAT, second float model', 'qat-w4a4', SECOND)
 SAQA_2 = trained('SAQA, second float model, ratio 0', 'saqa-w4a4', QAT_2)
 CONTROL_2 = trained('W4A4 QAT continued, second float model', 'saqa-w4a4', QAT_2, **FIXED)
 ABLATIONS = [
-    W4A3, WITHOUT, FROM_FLOAT, FROM_FLOAT_MIXED, INDEPENDENT, *INDEPENDENT_MIXED.values(), QAT_2, SAQA_2, CONTROL_2,
+    W4A3, START, WITHOUT, FROM_FLOAT, FROM_FLOAT_MIXED, INDEPENDENT, *INDEPENDENT_MIXED.values(),
+    QAT_2, SAQA_2, CONTROL_2,
 ]  # fmt: skip
 
 # claim: (treatments, controls), paired by seed
@@ -142,6 +145,9 @@ DIFFERENCES = {
     'Q21': (ADAPTED_SEEDS, QATS),
     'Q22': (ADAPTED_SEEDS[:3], CONTROLS[:3]),
 }
+MARK = ' †'
+ANEW = f"""{MARK.strip()}: the training that the row starts from was run again for it, since its checkpoint was gone;
+the same seed ends elsewhere on another processor. `{START.name}` is what it ended with."""
 TOPIC = ['qat']
 STAGES = [
     Stage(
@@ -229,7 +235,7 @@ def summarise(reader: Reader) -> dict[str, Any]:
     """The page's numbers."""
     return {
         'claims': reader.judge_pairs(DIFFERENCES),
-        'rows': [reader.row(experiment) for experiment in PAGE_ROWS],
+        'rows': [{**reader.row(row), 'starts_anew': reader.starts_anew(row)} for row in PAGE_ROWS],
         'smallest_effects': _pilot(reader),
     }
 
@@ -249,7 +255,8 @@ def _pilot(reader: Reader) -> dict[str, Any] | None:
 def markdown(summary: dict[str, Any]) -> str:
     """The page."""
     header = ['model', 'box AP', '95 %', 'mask AP', 'mean act. bits', 'BOPs']
-    rows = [_cells(row['name'], row['result']) for row in summary['rows']]
+    rows = [_cells(row['name'] + MARK * row['starts_anew'], row['result']) for row in summary['rows']]
+    note = ANEW if any(row['starts_anew'] for row in summary['rows']) else ''
     return f"""# Training at four bits, and adaptation to sampled ratios
 
 Mini Mask R-CNN on val (500 pictures); 900 steps of 8 pictures for every training.
@@ -264,6 +271,8 @@ that what SAQA gains beyond it is not longer training.
 {_effects(summary['smallest_effects'])}
 
 {table(header, rows)}
+
+{note}
 """
 
 
