@@ -113,13 +113,18 @@ def ours(
     prune: float = 0.0,
     high: str = 'int8',
     method: Mapping[str, Any] = MINMAX,
+    matrices: bool = True,
 ) -> Work:
     """IntegerSwin, W8A8, calibrated on another random image of the same size."""
     from mixaq_mmdet.deploy import IntegerSwin
     from mixaq_mmdet.deploy.convert import convert_backbone
+    from mixaq_mmdet.deploy.tiers import load_kernels
     from mixaq_mmdet.engine.calibration import Calibrator
     from mixaq_mmdet.models import TwoBranchSwin
 
+    loaded, _ = load_kernels()
+    if loaded:
+        loaded[1].use_matrices(matrices)
     simulated = TwoBranchSwin(quant={'w_bits': 8, 'a_bits': 8, **method})
     simulated.load_state_dict(float_swin(weights).state_dict())
     noise = torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(2))
@@ -131,7 +136,7 @@ def ours(
 
 
 def ours_at(**options: Any) -> Callable[..., Work]:
-    """:func:`ours` at other ratios, with another high tier or another method's grids."""
+    """:func:`ours` at other ratios, with another high tier, another method's grids or without AMX."""
     return partial(ours, **options)
 
 
@@ -144,6 +149,7 @@ RIVALS: dict[str, Callable[..., Work]] = {
     'ONNX Runtime dynamic int8': onnx_dynamic,
     'torchao dynamic int8': torchao,
     'ours W8A8': ours,
+    'ours VNNI W8A8': ours_at(matrices=False),
     'ours W8A8, half pruned': ours_at(prune=0.5),
     **{f'ours W8A8, {share} % pruned': ours_at(prune=share / 100) for share in (20, 80)},
     **{f'ours {name} W8A8': ours_at(method={'method': name}) for name in ('LSQ', 'OFQ')},

@@ -21,7 +21,7 @@ class TierPlan(NamedTuple):
     """How the tiers run.
 
     Attributes:
-        engine: what runs integers: 'kernels' (AVX-512 VNNI) or 'torch' (portable).
+        engine: what runs integers: 'kernels' (AVX-512 VNNI, and AMX where there is) or 'torch' (portable).
         high: what high windows run as: 'int8' or 'bf16'.
         make_block: builds what runs a block.
         line: the decision in one line, with its reasons.
@@ -76,7 +76,10 @@ def plan_tiers(blocks: Sequence[BlockWeights], engine: str = 'auto', high: str =
         reason = next((why for block in blocks if (why := package.unsupported(block))), '')
     if engine == 'kernels' and reason:
         raise ValueError(f'engine="kernels" cannot run here: {reason}; use engine="auto"')
-    how = f'exact integers in plain torch, because {reason}' if reason else 'int8 (AVX-512 VNNI kernels)'
+    if reason:
+        how = f'exact integers in plain torch, because {reason}'
+    else:
+        how = f'int8 ({"AMX" if handle.on_matrices else "AVX-512 VNNI"} kernels)'
     make_integer = TorchBlock if reason else lambda weights: package.IntegerBlock(handle, weights)
     maps = None if reason else KernelMaps(package, handle)
     name = 'torch' if reason else 'kernels'

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,9 +82,14 @@ class Maker:
         return assign(order, tier_counts(count, low, prune), grid, batch).runs[0]
 
 
-@pytest.fixture
-def make() -> Maker:
-    return Maker()
+@pytest.fixture(params=['vectors', 'matrices'])
+def make(request) -> Iterator[Maker]:
+    """Every block and map runs with products on vectors (VNNI), and on matrices (AMX) where there are any."""
+    before = KERNELS.on_matrices
+    if KERNELS.use_matrices(request.param == 'matrices') != (request.param == 'matrices'):
+        pytest.skip('this CPU, or its system, has no matrix products (AMX)')
+    yield Maker()
+    KERNELS.use_matrices(before)
 
 
 CASES = {
@@ -201,7 +209,9 @@ def test_embedding_has_the_integers_of_a_convolution(size, make):
 
 @needs_kernels
 @pytest.mark.parametrize('weights', ['symmetric', 'asymmetric', 'odd numbers of nine bits'])
-@pytest.mark.parametrize(('channels', 'columns'), [(3, 13), (3, 6), (24, 7), (24, 1)])
+@pytest.mark.parametrize(
+    ('channels', 'columns'), [(3, 13), (3, 6), (24, 7), (24, 1), (3, 50), (6, 20), (7, 16), (11, 98)]
+)
 def test_sums_are_equal_integers(channels, columns, weights, make):
     layer = make.layer(48, 16 * channels, weights == 'asymmetric')
     layer = layer._replace(scale=torch.ones(48), bias=torch.zeros(48))
@@ -285,6 +295,22 @@ def test_failing_compiler_leaves_one_line(fresh_load, monkeypatch, tmp_path):
     assert loaded is None
     assert 'could not be built with false' in reason
     assert '\n' not in reason
+
+
+def test_a_compiler_without_matrix_instructions_builds_the_rest(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, 'cpu_features', lambda: frozenset(build.CPU_FEATURES + build.MATRIX_FEATURES))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    asked = []
+
+    def compile_unless_new(command: list[str], path: Path) -> None:
+        asked.append('-mamx-int8' in command)
+        if asked[-1]:
+            raise subprocess.CalledProcessError(1, command, stderr='unrecognized command-line option')
+        path.touch()
+
+    monkeypatch.setattr(build, '_compile', compile_unless_new)
+    assert build.build('true').is_file()
+    assert asked == [True, False]
 
 
 @needs_kernels

@@ -14,9 +14,11 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / 'src'
 CPU_FEATURES = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni', 'avx512_bf16')
+# matrix products, where this CPU and the compiler have them
+MATRIX_FEATURES = ('amx_tile', 'amx_int8')
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-shared', '-pthread', '-mfma')
 LIBRARIES = ('-ldl',)
-DISABLED = 'MIXAQ_NO_KERNELS'
+DISABLED, NO_MATRICES = 'MIXAQ_NO_KERNELS', 'MIXAQ_NO_AMX'
 
 
 class Kernels:
@@ -43,6 +45,15 @@ class Kernels:
         for function in (self.block, self.embed, self.merge, self.output, self.token_means, self.rank):
             function.restype = None
         self.assign.restype = long
+        self._matrix_tiles = library.mixaq_matrix_tiles
+        self._matrix_tiles.argtypes, self._matrix_tiles.restype = [integer], integer
+        self.on_matrices = False
+        self.use_matrices(not os.environ.get(NO_MATRICES))
+
+    def use_matrices(self, wanted: bool) -> bool:
+        """Let products run on AMX, or not; whether they do, since not every CPU has it. Results are the same."""
+        self.on_matrices = bool(self._matrix_tiles(wanted))
+        return self.on_matrices
 
 
 @lru_cache(maxsize=1)
@@ -57,8 +68,8 @@ def load() -> tuple[Kernels | None, str]:
     if compiler is None:
         return None, 'no C++ compiler found; install g++ or set CXX'
     try:
-        path = build(compiler)
-        return Kernels(path), f'integer kernels {path}'
+        kernels = Kernels(build(compiler))
+        return kernels, f'integer kernels {kernels.path}'
     except (OSError, subprocess.SubprocessError) as error:
         text = getattr(error, 'stderr', None) or str(error)
         return None, f'the kernels could not be built with {compiler}: {" ".join(text.split())[:200]}'
@@ -81,6 +92,15 @@ def cache_folder() -> Path:
 def build(compiler: str) -> Path:
     """Compile unless the same sources, compiler and flags have been compiled before; returns the library."""
     flags = [*FLAGS, *(f'-m{feature.replace("_", "")}' for feature in CPU_FEATURES)]
+    if not cpu_features().issuperset(MATRIX_FEATURES):
+        return _built(compiler, flags)
+    try:
+        return _built(compiler, [*flags, *(f'-m{feature.replace("_", "-")}' for feature in MATRIX_FEATURES)])
+    except subprocess.CalledProcessError:  # compilers of before 2021 do not know these instructions
+        return _built(compiler, flags)
+
+
+def _built(compiler: str, flags: list[str]) -> Path:
     version = subprocess.run([compiler, '--version'], capture_output=True, text=True, check=True).stdout
     digest = hashlib.sha256('\0'.join([version, *flags]).encode())
     for source in sorted(SOURCES.iterdir()):

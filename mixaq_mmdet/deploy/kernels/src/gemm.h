@@ -2,13 +2,16 @@
 //
 // Weights come in panels of 32 outputs, [K / 4][32][4]: four 256-bit registers hold 4 inputs of 32 outputs, one vpdpbusd
 // multiplies 4 inputs of one row with 8 outputs. A tile of 6 rows keeps 24 registers of sums, so that 24 products cost
-// 4 weight loads and 6 broadcasts. A panel stays in L1 or L2 while all rows of a chunk pass it.
+// 4 weight loads and 6 broadcasts. A panel stays in L1 or L2 while all rows of a chunk pass it. CPUs that multiply
+// matrices (AMX) take the same panels, 32 rows at once (tiles.h).
 #pragma once
-#include "simd.h"
+#include <algorithm>
+
+#include "tiles.h"
 
 namespace mixaq {
 
-constexpr int kColumns = 32, kTileRows = 6;
+constexpr int kColumns = kPanelOutputs, kTileRows = 6;
 
 // See PackedLinear in panels.py.
 struct Linear {
@@ -22,36 +25,11 @@ struct Linear {
   int32_t row_shift[2];
 };
 
+// From the sums of a few rows with 32 outputs, offset included, to what becomes of them.
 template <int Rows, class Epilogue>
-inline void tile(const Linear& layer, int branch, const uint8_t* a, int64_t stride, const int32_t* row_sums,
-                 const float* row_scale, int64_t first_row, int64_t first_column, const Epilogue& epilogue) {
-  const int8_t* panel = layer.panels + first_column * layer.inputs;
-  // 256 bits, not 512: measured faster (docs/performance.md); joined to 512 bits for what follows
-  __m256i halves[Rows][4];
-  const int32_t* offset = layer.offset[branch] + first_column;
+inline void deliver(const Linear& layer, int branch, __m512i (&sums)[Rows][2], const int32_t* row_sums,
+                    const float* row_scale, int64_t first_row, int64_t first_column, const Epilogue& epilogue) {
   const __m128i doubling = _mm_cvtsi32_si128(layer.doubling);
-  for (int c = 0; c < 4; ++c) {
-    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + 8 * c));
-    for (int r = 0; r < Rows; ++r) halves[r][c] = start;
-  }
-  for (int64_t k = 0; k < layer.inputs; k += 4) {
-    __m256i w[4];
-    for (int c = 0; c < 4; ++c) w[c] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 32 * c));
-    panel += 4 * kColumns;
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-      int32_t four;
-      std::memcpy(&four, a + r * stride + k, 4);
-      const __m256i x = _mm256_set1_epi32(four);
-#pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) halves[r][c] = _mm256_dpbusd_epi32(halves[r][c], x, w[c]);
-    }
-  }
-  __m512i sums[Rows][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r)
-    for (int c = 0; c < 2; ++c)
-      sums[r][c] = _mm512_inserti64x4(_mm512_castsi256_si512(halves[r][2 * c]), halves[r][2 * c + 1], 1);
 #pragma GCC unroll 2
   for (int c = 0; c < 2; ++c) {
     const int64_t column = first_column + 16 * c;
@@ -76,6 +54,38 @@ inline void tile(const Linear& layer, int branch, const uint8_t* a, int64_t stri
   }
 }
 
+template <int Rows, class Epilogue>
+inline void tile(const Linear& layer, int branch, const uint8_t* a, int64_t stride, const int32_t* row_sums,
+                 const float* row_scale, int64_t first_row, int64_t first_column, const Epilogue& epilogue) {
+  const int8_t* panel = layer.panels + first_column * layer.inputs;
+  // 256 bits, not 512: measured faster (docs/performance.md); joined to 512 bits for what follows
+  __m256i halves[Rows][4];
+  const int32_t* offset = layer.offset[branch] + first_column;
+  for (int c = 0; c < 4; ++c) {
+    const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offset + 8 * c));
+    for (int r = 0; r < Rows; ++r) halves[r][c] = start;
+  }
+  for (int64_t k = 0; k < layer.inputs; k += 4) {
+    __m256i w[4];
+    for (int c = 0; c < 4; ++c) w[c] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 32 * c));
+    panel += 4 * kColumns;
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      int32_t four;
+      std::memcpy(&four, a + r * stride + k, 4);
+      const __m256i x = _mm256_set1_epi32(four);
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) halves[r][c] = _mm256_dpbusd_epi32(halves[r][c], x, w[c]);
+    }
+  }
+  __m512i sums[Rows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < 2; ++c)
+      sums[r][c] = _mm512_inserti64x4(_mm512_castsi256_si512(halves[r][2 * c]), halves[r][2 * c + 1], 1);
+  deliver<Rows>(layer, branch, sums, row_sums, row_scale, first_row, first_column, epilogue);
+}
+
 inline void sum_rows(const uint8_t* a, int64_t rows, int64_t width, int32_t shift, int32_t* sums) {
   for (int64_t r = 0; r < rows; ++r, a += width) {
     __m512i total = _mm512_setzero_si512();
@@ -88,6 +98,50 @@ inline void sum_rows(const uint8_t* a, int64_t rows, int64_t width, int32_t shif
   }
 }
 
+#ifdef __AMX_INT8__
+
+// Rows of `sums` from `row` on, as many as `Rows`.
+template <int Rows, class Epilogue>
+inline void deliver_panel(const Linear& layer, int branch, const PanelSums& panel_sums, int64_t row,
+                          const int32_t* row_sums, const float* row_scale, int64_t first_row, int64_t first_column,
+                          const Epilogue& epilogue) {
+  __m512i sums[Rows][2];
+  for (int c = 0; c < 2; ++c) {
+    const __m512i offset = _mm512_loadu_si512(layer.offset[branch] + first_column + 16 * c);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+      sums[r][c] = _mm512_add_epi32(offset, _mm512_load_si512(panel_sums[row + r] + 16 * c));
+  }
+  deliver<Rows>(layer, branch, sums, row_sums, row_scale, first_row, first_column, epilogue);
+}
+
+// `multiply` of at least 16 rows, `step` inputs at once. The last rows are taken together with some before them.
+template <class Epilogue>
+void multiply_on_tiles(const Linear& layer, int branch, const uint8_t* a, int64_t rows, int64_t step,
+                       const int32_t* row_sums, const Epilogue& epilogue, const float* row_scale) {
+  const int64_t stride = layer.inputs;
+  const MatrixTiles tiles(step);
+  alignas(64) PanelSums sums;
+  for (int64_t column = 0; column < layer.outputs; column += kColumns) {
+    const int8_t* panel = layer.panels + column * layer.inputs;
+    for (int64_t r = 0; r < rows;) {
+      const bool both = rows - r > kMatrixRows && rows >= 2 * kMatrixRows;
+      const int64_t count = both ? 2 * kMatrixRows : kMatrixRows, first = std::min(r, rows - count);
+      if (both)
+        sum_on_tiles<true>(a + first * stride, stride, panel, layer.inputs, step, sums);
+      else
+        sum_on_tiles<false>(a + first * stride, stride, panel, layer.inputs, step, sums);
+      const auto scale_of = [&](int64_t row) { return row_scale ? row_scale + row : nullptr; };
+      for (; r + 4 <= first + count; r += 4)
+        deliver_panel<4>(layer, branch, sums, r - first, row_sums + r, scale_of(r), r, column, epilogue);
+      for (; r < first + count; ++r)
+        deliver_panel<1>(layer, branch, sums, r - first, row_sums + r, scale_of(r), r, column, epilogue);
+    }
+  }
+}
+
+#endif
+
 // All rows (contiguous, `inputs` wide) times all outputs. `row_sums` is scratch for as many rows; `row_scale`, if any,
 // is the step of each row's codes where it depends on the row.
 template <class Epilogue>
@@ -95,6 +149,10 @@ void multiply(const Linear& layer, int branch, const uint8_t* a, int64_t rows, i
               const Epilogue& epilogue, const float* row_scale = nullptr) {
   const int64_t stride = layer.inputs;
   if (layer.zero_point) sum_rows(a, rows, stride, layer.row_shift[branch], row_sums);
+#ifdef __AMX_INT8__
+  const int64_t step = rows >= kMatrixRows && matrix_tiles() ? tile_inputs(layer.inputs) : 0;
+  if (step) return multiply_on_tiles(layer, branch, a, rows, step, row_sums, epilogue, row_scale);
+#endif
   const auto scale_of = [&](int64_t r) { return row_scale ? row_scale + r : nullptr; };
   for (int64_t column = 0; column < layer.outputs; column += kColumns) {
     int64_t r = 0;
