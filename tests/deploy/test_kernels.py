@@ -100,6 +100,8 @@ CASES = {
     'log2': (64, 2, 6, (13, 11), 3, 0.5, 0.0, LOG2, 6, True, 0.01),
     'uniform probabilities': (32, 1, 4, (9, 10), 2, 0.5, 0.1, UNIFORM, 8, False, 0.02),
     'float probabilities': (32, 2, 8, (17, 9), 4, 0.3, 0.0, None, 8, True, 0.02),
+    'windows of 12': (64, 2, 12, (25, 38), 6, 0.4, 0.2, LOG_SQRT2, 8, True, 0.01),
+    'windows of 9, uniform probabilities': (32, 2, 9, (18, 20), 4, 0.5, 0.0, UNIFORM, 8, False, 0.02),
     'all low, smaller than a window': (32, 1, 7, (4, 5), 0, 1.0, 0.0, LOG_SQRT2, 8, True, 0.01),
 }
 
@@ -138,7 +140,7 @@ def learned(grids: BranchGrids, make: Maker, tokens: int, channels: int, heads: 
 
 @needs_kernels
 @pytest.mark.parametrize('size', [(14, 21), (15, 20)])
-@pytest.mark.parametrize(('channels', 'heads', 'window'), [(96, 3, 7), (32, 2, 8), (64, 2, 6)])
+@pytest.mark.parametrize(('channels', 'heads', 'window'), [(96, 3, 7), (32, 2, 8), (64, 2, 6), (32, 1, 12)])
 def test_block_with_learned_grids_agrees_with_plain_torch(channels, heads, window, size, make):
     weights = make.block(channels, heads, window, UNIFORM, 4, False)
     low = weights.grids[1]._replace(attn=ProbabilityGrid(0, 1 / 15, 0, 4))
@@ -254,7 +256,7 @@ def test_sizes_the_kernels_cannot_run_are_refused(make):
     with pytest.raises(ValueError, match='heads of 8 channels'):
         package.IntegerBlock(KERNELS, make.block(32, 4, 4, LOG_SQRT2, 8, False))
     assert package.unsupported(make.block(96, 3, 7, LOG_SQRT2, 8, False)) is None
-    assert '81 tokens' in package.unsupported(make.block(96, 3, 9, LOG_SQRT2, 8, False))
+    assert '169 tokens' in package.unsupported(make.block(96, 3, 13, LOG_SQRT2, 8, False))
 
 
 @needs_kernels

@@ -16,7 +16,7 @@ from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights
 from . import learned
 from .build import Kernels
 from .memory import MAPS
-from .panels import PackedLinear, pack_linear, unsupported
+from .panels import PackedLinear, key_vectors, pack_linear, unsupported
 from .structures import Attention, Block, Embedding, FloatPair, Linear, Merging, Pair
 
 _BEHIND = -1e30  # logit of a column behind the last token
@@ -66,7 +66,7 @@ class IntegerBlock(_Operation):
         if reason is not None:
             raise ValueError(f'the integer kernels cannot run this block: {reason}; use the plain integer modules')
         grids = weights.grids
-        vectors = -(-tokens // 16)
+        vectors = key_vectors(tokens)
         bias = F.pad(weights.bias.float() * math.log2(math.e), (0, 16 * vectors - tokens), value=_BEHIND)
         block = Block(channels=self.channels, heads=weights.num_heads, tokens=tokens, vectors=vectors)
         block.epsilon = weights.epsilon

@@ -12,7 +12,8 @@ from ..layouts import BlockWeights, Grid, LinearWeights
 from ..products import bias_on
 
 COLUMNS = 32  # outputs of one packed weight panel
-MAX_TOKENS = 64
+FEW_VECTORS, MANY_VECTORS = 4, 9  # of 16 keys: as many as there are up to four, beyond that nine
+MAX_TOKENS = 16 * MANY_VECTORS
 HEAD_CHANNELS = (16, 32)
 
 
@@ -32,6 +33,12 @@ def unsupported(weights: BlockWeights) -> str | None:
     if tokens > MAX_TOKENS:
         return f'windows of {tokens} tokens are above {MAX_TOKENS}'
     return None
+
+
+def key_vectors(tokens: int) -> int:
+    """Vectors of 16 keys that a window of so many tokens takes."""
+    vectors = -(-tokens // 16)
+    return vectors if vectors <= FEW_VECTORS else MANY_VECTORS
 
 
 class PackedLinear(NamedTuple):

@@ -10,8 +10,8 @@ from torch import Tensor
 from mixaq_mmdet.windows.assignment import Run
 
 from .operations import IntegerBlock
-from .panels import MAX_TOKENS
 
+_KEYS = 160  # kMaxTokens in attention.h: columns of a query's probabilities
 _CODES = ('qkv_in', 'qkv', 'proj_in', 'fc1_in', 'fc2_in')
 
 
@@ -42,7 +42,7 @@ def trace_block(block: IntegerBlock, stream: Tensor, run: Run, threads: int | No
         'fc1_in': torch.zeros(rows, channels, dtype=torch.uint8),
         'fc2_in': torch.zeros(rows, hidden, dtype=torch.uint8),
     }
-    attn = torch.zeros(run.windows, block.heads, block.tokens, MAX_TOKENS, dtype=torch.bfloat16)
+    attn = torch.zeros(run.windows, block.heads, block.tokens, _KEYS, dtype=torch.bfloat16)
     trace = _Trace(*(codes[name].data_ptr() for name in _CODES), attn.data_ptr())
     block.run(stream, run, threads, ctypes.addressof(trace))
     q, k, v = codes.pop('qkv').view(run.windows, block.tokens, 3, channels).unbind(2)

@@ -3,11 +3,17 @@
 // bf16 holds integers up to 256 and powers of two exactly, but sqrt 2 only to 1e-4. Powers of sqrt 2 are therefore held
 // times 169 / 128: even ones as 169 / 128, odd ones as 239 / 128, whose ratio is sqrt 2 to 9e-6.
 #pragma once
+#include <algorithm>
+
 #include "learned.h"
 
 namespace mixaq {
 
-constexpr int kMaxTokens = 64;
+// Keys come in vectors of 16: up to four as there are, beyond that nine, for windows of up to 144 tokens (12 x 12).
+constexpr int kManyVectors = 9;
+constexpr int kMaxTokens = 16 * (kManyVectors + 1);  // whole pairs of vectors
+// Queries at once: their sums and a step of all keys fit the registers.
+constexpr int rows_at_once(int vectors) { return vectors <= 4 ? 4 : 2; }
 
 // What one branch does between q, k, v and the input of proj.
 struct Attention {
@@ -40,7 +46,9 @@ struct HeadScratch {
 template <int Vectors>
 inline float quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], float sum, float inverse_step,
                                     uint16_t* out) {
-  alignas(64) __m512 values[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+  constexpr int kPairs = (Vectors + 1) / 2;
+  __m512 values[2 * kPairs];
+  values[2 * kPairs - 1] = _mm512_setzero_ps();
   if (p.steps_per_octave > 0) {
     // log2 of a probability is its logit less log2 of the sum: no division, no logarithm per value
     const float steps = p.steps_per_octave;
@@ -70,9 +78,13 @@ inline float quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], fl
       }
     }
   }
-  _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]));
-  if (Vectors > 2) _mm512_store_si512(out + 32, (__m512i)_mm512_cvtne2ps_pbh(values[3], values[2]));
-  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(values[0], values[1]), _mm512_add_ps(values[2], values[3])));
+  __m512 total = _mm512_setzero_ps();
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const __m512 first = values[2 * pair], second = values[2 * pair + 1];
+    _mm512_store_si512(out + 32 * pair, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+    total = _mm512_add_ps(total, _mm512_add_ps(first, second));
+  }
+  return _mm512_reduce_add_ps(total);
 }
 
 // Attention of Rows queries: q[r] points at the query's channels, bias[r] at its row of the bias table, position[r] is
@@ -246,12 +258,13 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
       sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_load_si512(s.keys[d][16 * v]));
     key_terms[v] = _mm512_mullo_epi32(sum, _mm512_set1_epi32(-p.q_zero));
   }
-  const uint8_t* q[4];
-  const float* rows[4];
-  uint8_t* target[4];
-  int64_t tokens_of[4];
+  constexpr int kRows = rows_at_once(Vectors);
+  const uint8_t* q[kRows];
+  const float* rows[kRows];
+  uint8_t* target[kRows];
+  int64_t tokens_of[kRows];
   for (int64_t query = 0; query < queries;) {
-    const int count = queries - query >= 4 ? 4 : 1;
+    const int count = queries - query >= kRows ? kRows : 1;
     for (int r = 0; r < count; ++r) {
       const int64_t token = places ? places[query + r] - first_place : query + r;
       q[r] = qkv + token * stride + first;
@@ -259,8 +272,8 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
       target[r] = out + (query + r) * width + first;
       tokens_of[r] = token;
     }
-    if (count == 4)
-      attend_rows<4, Vectors, Channels, IsLearned>(p, s, tokens, key_terms, q, rows, target, tokens_of, learned);
+    if (count == kRows)
+      attend_rows<kRows, Vectors, Channels, IsLearned>(p, s, tokens, key_terms, q, rows, target, tokens_of, learned);
     else
       attend_rows<1, Vectors, Channels, IsLearned>(p, s, tokens, key_terms, q, rows, target, tokens_of, learned);
     for (int r = 0; seen && r < count; ++r)
@@ -274,11 +287,14 @@ using HeadFunction = void (*)(const Attention&, HeadScratch&, int, const uint8_t
 
 template <bool IsLearned>
 inline HeadFunction head_function(int64_t vectors, int64_t channels) {
-  static const HeadFunction table[4][2] = {{attend_head<1, 16, IsLearned>, attend_head<1, 32, IsLearned>},
-                                           {attend_head<2, 16, IsLearned>, attend_head<2, 32, IsLearned>},
-                                           {attend_head<3, 16, IsLearned>, attend_head<3, 32, IsLearned>},
-                                           {attend_head<4, 16, IsLearned>, attend_head<4, 32, IsLearned>}};
-  return table[vectors - 1][channels / 16 - 1];
+  static const HeadFunction table[][2] = {
+      {attend_head<1, 16, IsLearned>, attend_head<1, 32, IsLearned>},
+      {attend_head<2, 16, IsLearned>, attend_head<2, 32, IsLearned>},
+      {attend_head<3, 16, IsLearned>, attend_head<3, 32, IsLearned>},
+      {attend_head<4, 16, IsLearned>, attend_head<4, 32, IsLearned>},
+      {attend_head<kManyVectors, 16, IsLearned>, attend_head<kManyVectors, 32, IsLearned>},
+  };
+  return table[std::min<int64_t>(vectors, 5) - 1][channels / 16 - 1];
 }
 
 }  // namespace mixaq
