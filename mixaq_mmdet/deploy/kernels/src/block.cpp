@@ -166,12 +166,8 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
 
 // Whether products run on matrix tiles from now on: if they are wanted, and this CPU and system have them.
 extern "C" int mixaq_matrix_tiles(int wanted) {
-#ifdef __AMX_INT8__
   mixaq::matrix_tiles_wanted = wanted;
   return mixaq::matrix_tiles();
-#else
-  return wanted && false;
-#endif
 }
 
 // In place: every window reads and writes its own rows of `stream` (rows, channels) only. `trace` may be null.

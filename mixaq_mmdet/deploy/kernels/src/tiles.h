@@ -6,11 +6,11 @@
 #pragma once
 #include "simd.h"
 
+#include <atomic>
+
 #ifdef __AMX_INT8__
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <atomic>
 #endif
 
 namespace mixaq {
@@ -26,16 +26,20 @@ inline int64_t tile_inputs(int64_t inputs) {
   return 0;
 }
 
-#ifdef __AMX_INT8__
-
 inline std::atomic<bool> matrix_tiles_wanted{true};
 
-// Linux keeps the registers of tiles only for processes that ask.
+// Whether products run on tiles. Linux keeps their registers only for processes that ask.
 inline bool matrix_tiles() {
+#ifdef __AMX_INT8__
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return allowed && matrix_tiles_wanted.load(std::memory_order_relaxed);
+#else
+  return false;
+#endif
 }
+
+#ifdef __AMX_INT8__
 
 // The shapes of this thread's tiles while it lives: sums 0 to 3, rows 4 and 5, weights 6 and 7.
 class MatrixTiles {
