@@ -11,7 +11,7 @@ namespace mixaq {
 
 // Keys come in vectors of 16: up to four as there are, beyond that nine, for windows of up to 144 tokens (12 x 12).
 constexpr int kManyVectors = 9;
-constexpr int kMaxTokens = 16 * (kManyVectors + 1);  // whole pairs of vectors
+constexpr int kMaxTokens = 160;  // in whole pairs of vectors
 // Queries at once: their sums and a step of all keys fit the registers.
 constexpr int rows_at_once(int vectors) { return vectors <= 4 ? 4 : 2; }
 
@@ -34,13 +34,16 @@ struct LearnedHead {
   const float* out_before;
 };
 
+template <int Vectors>
 struct HeadScratch {
-  alignas(64) int8_t keys[32 / 4][kMaxTokens][4];
-  alignas(64) uint16_t values[kMaxTokens / 2][32][2];
-  alignas(64) uint16_t values_rest[kMaxTokens / 2][32][2];  // what bf16 leaves of values with steps of their own
-  alignas(64) float key_scale[kMaxTokens], key_addend[kMaxTokens];
-  alignas(64) uint16_t probabilities[4][kMaxTokens];
+  static constexpr int kTokens = 16 * (Vectors + Vectors % 2);  // whole pairs of vectors
+  alignas(64) int8_t keys[32 / 4][kTokens][4];
+  alignas(64) uint16_t values[kTokens / 2][32][2];
+  alignas(64) uint16_t values_rest[kTokens / 2][32][2];  // what bf16 leaves of values with steps of their own
+  alignas(64) float key_scale[kTokens], key_addend[kTokens];
+  alignas(64) uint16_t probabilities[rows_at_once(Vectors)][kTokens];
 };
+constexpr size_t kHeadBytes = sizeof(HeadScratch<kManyVectors>);
 
 // Returns the sum of what it writes.
 template <int Vectors>
@@ -90,7 +93,7 @@ inline float quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], fl
 // Attention of Rows queries: q[r] points at the query's channels, bias[r] at its row of the bias table, position[r] is
 // its token. With learned grids, terms that all keys of a query share are left out: softmax does not see them.
 template <int Rows, int Vectors, int Channels, bool IsLearned>
-inline void attend_rows(const Attention& p, HeadScratch& s, int tokens, const __m512i (&key_terms)[Vectors],
+inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens, const __m512i (&key_terms)[Vectors],
                         const uint8_t* const* q, const float* const* bias, uint8_t* const* out,
                         const int64_t* position, const LearnedHead& learned) {
   __m512i sums[Rows][Vectors];
@@ -176,8 +179,9 @@ inline __m512 rounded_to_bf16(__m512 x) {
 }
 
 // `steps`: of each token, or null where they are one factor of the result.
-template <int Channels, bool IsLearned>
-inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero, const float* steps, HeadScratch& s) {
+template <int Vectors, int Channels, bool IsLearned>
+inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero, const float* steps,
+                        HeadScratch<Vectors>& s) {
   alignas(64) static const uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i interleave = _mm512_load_si512(kInterleave);
@@ -210,7 +214,7 @@ inline uint32_t subtract_bytes(uint32_t codes, uint32_t zeros) {
 
 // Key steps, and what the offset of the queries gives with each key, both times log2 e.
 template <int Vectors, int Channels>
-inline void learn_keys(const Learned& l, int tokens, HeadScratch& s) {
+inline void learn_keys(const Learned& l, int tokens, HeadScratch<Vectors>& s) {
   constexpr float kLog2E = 1.44269504f;
   for (int token = 0; token < tokens; ++token) s.key_scale[token] = l.k.step[token] * kLog2E;
   for (int v = 0; v < Vectors; ++v) {
@@ -231,11 +235,13 @@ inline void learn_keys(const Learned& l, int tokens, HeadScratch& s) {
 //   qkv: codes of the window's tokens, `3 * width` per token; the head begins at channel `first`.
 //   places: token of each query (null: all, in order); out: rows of `width` codes, one for each query.
 //   bias: (tokens, 16 * Vectors), times log2 e, -1e30 behind the last token.
+//   memory: kHeadBytes, aligned to 64, all finite.
 //   seen: (tokens, kMaxTokens) bf16, what values are weighed with is copied there; null: it is not.
 template <int Vectors, int Channels, bool IsLearned>
-void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* qkv, int64_t width, int64_t first,
+void attend_head(const Attention& p, void* memory, int tokens, const uint8_t* qkv, int64_t width, int64_t first,
                  const int64_t* places, int64_t first_place, int64_t queries, const float* bias, uint8_t* out,
                  uint16_t* seen, const LearnedHead& learned) {
+  HeadScratch<Vectors>& s = *static_cast<HeadScratch<Vectors>*>(memory);
   const int64_t stride = 3 * width;
   // another zero point of all keys moves a query's logits alike, unless keys have steps of their own
   const uint32_t zeros = 0x01010101u * static_cast<uint32_t>(IsLearned ? learned.grids->k_zero : 128);
@@ -248,7 +254,7 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
       std::memcpy(s.keys[d][token], &four, 4);
     }
   }
-  pack_values<Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero,
+  pack_values<Vectors, Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero,
                                    IsLearned ? learned.grids->v.step : nullptr, s);
   if constexpr (IsLearned) learn_keys<Vectors, Channels>(*learned.grids, tokens, s);
   __m512i key_terms[Vectors];
@@ -282,7 +288,7 @@ void attend_head(const Attention& p, HeadScratch& s, int tokens, const uint8_t* 
   }
 }
 
-using HeadFunction = void (*)(const Attention&, HeadScratch&, int, const uint8_t*, int64_t, int64_t, const int64_t*,
+using HeadFunction = void (*)(const Attention&, void*, int, const uint8_t*, int64_t, int64_t, const int64_t*,
                               int64_t, int64_t, const float*, uint8_t*, uint16_t*, const LearnedHead&);
 
 template <bool IsLearned>

@@ -69,7 +69,7 @@ struct Buffers {
   int64_t* places;
   int32_t *row_sums, *positions;
   float* row_scale;
-  HeadScratch* head;
+  void* head;
 };
 
 inline void copy_rows(uint8_t* target, int64_t first_row, const uint8_t* source, int64_t rows, int64_t width) {
@@ -93,7 +93,7 @@ void attend(const Block& b, const Windows& windows, const Chunk& chunk, const Bu
     for (int64_t head = 0; head < b.heads; ++head) {
       const int64_t place = ((chunk.first + window) * b.heads + head) * b.tokens, first = head * head_channels;
       const LearnedHead of_head{learned, learned ? learned->proj_in_before + first : nullptr};
-      run_head(b.attention[chunk.branch], *m.head, b.tokens, m.qkv + begin * 3 * b.channels, b.channels, first,
+      run_head(b.attention[chunk.branch], m.head, b.tokens, m.qkv + begin * 3 * b.channels, b.channels, first,
                windows.slots ? m.places + first_query : nullptr, begin, query - first_query,
                b.bias + (kind * b.heads + head) * b.tokens * row_bias, m.codes + first_query * b.channels,
                trace ? trace->probabilities + place * kMaxTokens : nullptr, of_head);
@@ -182,7 +182,7 @@ extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int6
   const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk, threads);
   const size_t slots_ = per_chunk * b.tokens;
   run_tasks(chunks.size(), threads, [&](const std::function<int64_t()>& take) {
-    Scratch scratch(slots_ * (4 * b.channels + b.fc1.outputs + 20) + sizeof(HeadScratch) + 10 * 64);
+    Scratch scratch(slots_ * (4 * b.channels + b.fc1.outputs + 20) + kHeadBytes + 10 * 64);
     Buffers m;
     m.codes = scratch.take<uint8_t>(slots_ * b.channels);
     m.qkv = scratch.take<uint8_t>(slots_ * 3 * b.channels);
@@ -191,8 +191,8 @@ extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int6
     m.row_sums = scratch.take<int32_t>(slots_);
     m.positions = scratch.take<int32_t>(slots_);
     m.row_scale = scratch.take<float>(slots_);
-    m.head = scratch.take<HeadScratch>(1);
-    std::memset(m.head, 0, sizeof(HeadScratch));  // what lies behind the last token must be finite
+    m.head = scratch.take<uint8_t>(kHeadBytes);
+    std::memset(m.head, 0, kHeadBytes);  // what lies behind the last token must be finite
     for (int64_t i = take(); i >= 0; i = take()) run_chunk(b, windows, chunks[i], stream, m, trace);
   });
 }
