@@ -76,10 +76,10 @@ class Reader:
 
         The same seed ends elsewhere on another processor. Trainings of before ``start_sha256`` was kept count as not.
         """
-        start = experiment.starts_from
-        if not isinstance(start, Experiment):
+        start, own = experiment.starts_from, self.result(experiment)
+        if own is None or not isinstance(start, Experiment):
             return False
-        own, trained = self.result(experiment) or {}, self.result(start) or {}
+        trained = self.result(start) or {}
         used = own.get('start_sha256') or (own.get('checkpoint_sha256') if experiment.kind == 'evaluate' else None)
         evaluated = trained.get('checkpoint_sha256')
         return (None not in (used, evaluated) and used != evaluated) or self.starts_anew(start)

@@ -90,7 +90,7 @@ def test_rows_are_told_that_rest_on_a_training_run_again(tmp_path: Path) -> None
     ):
         result = {'name': experiment.name, 'start_sha256': start, 'checkpoint_sha256': own}
         store.write(fingerprint(experiment, tmp_path), result)
-    missing = replace(evaluated, name='missing', seed=2)
+    missing = replace(beyond, name='missing', seed=2)
     told = [
         e.name for e in (first, adapted, beyond, evaluated, again, missing) if Reader(store, tmp_path).starts_anew(e)
     ]

@@ -29,7 +29,8 @@ class Headline:
 HEADLINES = (
     Headline('W4A8 with A4 low windows is lossless at 1.35x without training', 'T1', 'U1'),
     Headline('Mixed windows are better than uniform bits of equal mean, without training', 'T3', 'U2'),
-    Headline('The same, trained: ratio 0.6 against uniform W4A3', 'Q12'),
+    Headline('The same, trained: ratio 0.6 against uniform W4A3 of half the steps', 'Q12'),
+    Headline('The same against W4A3 of as many steps', 'Q23'),
     Headline('SAQA gains at ratio 0 on as much uniform training', 'Q1', 'U4'),
     Headline('The same over seeds', 'Q8'),
     Headline('Ratio 0.4 (1.21x) is lossless against the model SAQA starts from', 'Q3', 'U5'),

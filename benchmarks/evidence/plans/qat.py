@@ -100,7 +100,10 @@ REASONS = [
     at(THREE, 'SAQA with pruning, ratio 0.8, none pruned', low=0.8),
     at(SAQA, 'SAQA without pruning, at 1.52x pruned', *TIERS['1.52x'][:2]),
 ]
-W4A3 = trained('W4A3 QAT', 'qat-w4a4', SHIPPED, **{'model.backbone.quant.a_bits': 3})
+THREE_BITS = {'model.backbone.quant.a_bits': 3}
+W4A3 = trained('W4A3 QAT', 'qat-w4a4', SHIPPED, **THREE_BITS)
+# SAQA has had twice as many steps
+W4A3_LONGER = trained('W4A3 QAT continued for as long', 'saqa-w4a4', W4A3, **THREE_BITS, **FIXED)
 WITHOUT = at(QAT, 'without SAQA, ratio 0.4', low=0.4, hooks=LOW_ANEW)
 # the checkpoint that ablations start from, where QAT had to be trained again for them: how far it is from QAT's own
 START = at(QAT, 'W4A4 QAT, checkpoint of the ablations')
@@ -116,7 +119,7 @@ QAT_2 = trained('W4A4 QAT, second float model', 'qat-w4a4', SECOND)
 SAQA_2 = trained('SAQA, second float model, ratio 0', 'saqa-w4a4', QAT_2)
 CONTROL_2 = trained('W4A4 QAT continued, second float model', 'saqa-w4a4', QAT_2, **FIXED)
 ABLATIONS = [
-    W4A3, START, WITHOUT, FROM_FLOAT, FROM_FLOAT_MIXED, INDEPENDENT, *INDEPENDENT_MIXED.values(),
+    W4A3, W4A3_LONGER, START, WITHOUT, FROM_FLOAT, FROM_FLOAT_MIXED, INDEPENDENT, *INDEPENDENT_MIXED.values(),
     QAT_2, SAQA_2, CONTROL_2,
 ]  # fmt: skip
 
@@ -144,6 +147,7 @@ DIFFERENCES = {
     'Q20': (SAQAS, CONTROLS),
     'Q21': (ADAPTED_SEEDS, QATS),
     'Q22': (ADAPTED_SEEDS[:3], CONTROLS[:3]),
+    'Q23': ([ADAPTED[0.6]], [W4A3_LONGER]),
 }
 MARK = ' †'
 ANEW = f"""{MARK.strip()}: the training that the row starts from was run again for it, since its checkpoint was gone;
@@ -212,9 +216,9 @@ STAGES = [
         'qat-ablations',
         'W4A3, without SAQA, from float, independent sampling, the second float model',
         ABLATIONS,
-        hours=3.2,
+        hours=3.6,
         tier='full',
-        claims=['Q12', 'Q13', 'Q14', 'Q15', 'Q19'],
+        claims=['Q12', 'Q13', 'Q14', 'Q15', 'Q19', 'Q23'],
         topics=TOPIC,
         rank=52,
     ),
