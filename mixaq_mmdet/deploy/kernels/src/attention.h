@@ -255,7 +255,7 @@ void attend_head(const Attention& p, void* memory, int tokens, const uint8_t* qk
     }
   }
   pack_values<Vectors, Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero,
-                                   IsLearned ? learned.grids->v.step : nullptr, s);
+                                            IsLearned ? learned.grids->v.step : nullptr, s);
   if constexpr (IsLearned) learn_keys<Vectors, Channels>(*learned.grids, tokens, s);
   __m512i key_terms[Vectors];
   for (int v = 0; v < Vectors; ++v) {
