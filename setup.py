@@ -11,6 +11,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')
+LEFT_OUT = ('__pycache__', 'make_minicoco.py')  # the drawing code lies in benchmarks/, in a checkout only
 
 
 class BuildWithMim(build_py):
@@ -26,7 +27,7 @@ class BuildWithMim(build_py):
         for name in SHIPPED:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+                shutil.copytree(source, mim / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
             else:
                 shutil.copy2(source, mim / name)
 

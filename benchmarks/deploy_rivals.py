@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rival_quantizers import nncf_int8, onnx_session, onnx_static_int8, openvino_session
 from torch import Tensor, nn
 
 import mixaq_mmdet  # noqa: F401  (importing prepares the host)
@@ -71,7 +72,7 @@ def torchao(weights: str | None, images: Tensor) -> Work:
 def onnx_float(weights: str | None, images: Tensor) -> Work:
     """ONNX Runtime, float32."""
     with tempfile.TemporaryDirectory() as folder:
-        return _session(_export(weights, images, Path(folder)))
+        return onnx_session(_export(weights, images, Path(folder)))
 
 
 def onnx_dynamic(weights: str | None, images: Tensor) -> Work:
@@ -82,25 +83,22 @@ def onnx_dynamic(weights: str | None, images: Tensor) -> Work:
         source = _export(weights, images, Path(folder))
         target = Path(folder) / 'int8.onnx'
         quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
-        return _session(target)
+        return onnx_session(target)
 
 
 def onnx_static(weights: str | None, images: Tensor) -> Work:
     """ONNX Runtime, static int8, calibrated on the timed images."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / 'int8.onnx'
+        onnx_static_int8(_export(weights, images, Path(folder)), target, images)
+        return onnx_session(target, disabled_optimizers=['MatMulAddFusion'])
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter([{'x': images.numpy()}])
 
-        def get_next(self) -> Any:
-            return next(self.batches, None)
-
+def openvino(weights: str | None, images: Tensor, precision: str = 'f32', quantized: bool = False) -> Work:
+    """OpenVINO: float, with products in bf16, or NNCF's int8 calibrated on the timed images; the rest of it is bf16."""
     with tempfile.TemporaryDirectory() as folder:
         source = _export(weights, images, Path(folder))
-        target = Path(folder) / 'int8.onnx'
-        quantize_static(source, target, Reader(), per_channel=True)
-        return _session(target)
+        return openvino_session(nncf_int8(source, images) if quantized else source, precision)
 
 
 MINMAX = {'method': 'MinMax', 'w_symmetric': True}
@@ -114,29 +112,59 @@ def ours(
     high: str = 'int8',
     method: Mapping[str, Any] = MINMAX,
     matrices: bool = True,
+    engine: str = 'auto',
 ) -> Work:
     """IntegerSwin, W8A8, calibrated on another random image of the same size."""
     from mixaq_mmdet.deploy import IntegerSwin
     from mixaq_mmdet.deploy.convert import convert_backbone
-    from mixaq_mmdet.deploy.tiers import load_kernels
-    from mixaq_mmdet.engine.calibration import Calibrator
-    from mixaq_mmdet.models import TwoBranchSwin
+    from mixaq_mmdet.deploy.kernels import load
 
-    loaded, _ = load_kernels()
-    if loaded:
-        loaded[1].use_matrices(matrices)
-    simulated = TwoBranchSwin(quant={'w_bits': 8, 'a_bits': 8, **method})
-    simulated.load_state_dict(float_swin(weights).state_dict())
-    noise = torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(2))
-    Calibrator(simulated).run([noise])
-    model = IntegerSwin(low_ratios=low, prune_ratios=prune, high=high)
+    kernels, _ = load()
+    if kernels is not None:
+        kernels.use_matrices(matrices)
+    simulated = _simulated(weights, images, method)
+    model = IntegerSwin(low_ratios=low, prune_ratios=prune, high=high, engine=engine)
     model.load_state_dict(convert_backbone(simulated))
     print(model.plan.line, file=sys.stderr)
     return model
 
 
+def _simulated(weights: str | None, images: Tensor, method: Mapping[str, Any]) -> Any:
+    """The W8A8 backbone, calibrated on another random image of the same size."""
+    from mixaq_mmdet.engine.calibration import Calibrator
+    from mixaq_mmdet.models import TwoBranchSwin
+
+    simulated = TwoBranchSwin(quant={'w_bits': 8, 'a_bits': 8, **method})
+    simulated.load_state_dict(float_swin(weights).state_dict())
+    noise = torch.randn(1, *images.shape[1:], generator=torch.Generator().manual_seed(2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # while other rivals wait on the same cores, threads would wait for each other
+    Calibrator(simulated).run([noise])
+    torch.set_num_threads(threads)
+    return simulated
+
+
+def exported(weights: str | None, images: Tensor, target: str, prune: float = 0.0, **options: Any) -> Work:
+    """Our W8A8 model as tools/deploy.py export writes it for a runtime, run there; batch 1 alone."""
+    from mixaq_mmdet.deploy.export import export_model
+    from mixaq_mmdet.deploy.export.targets import find_target
+
+    if len(images) > 1:
+        raise ValueError('an exported model takes one image at a time')
+    simulated = _simulated(weights, images, MINMAX)
+    simulated.set_ratios(prune=prune)
+    size = (images.shape[-2], images.shape[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'swin.onnx'
+        print(
+            export_model(simulated, path, target, size, 'backbone', [images], timed=False, **options), file=sys.stderr
+        )
+        session = find_target(target).session(path, torch.get_num_threads())
+    return lambda x: [torch.from_numpy(out) for out in session({'image': x.numpy()})]
+
+
 def ours_at(**options: Any) -> Callable[..., Work]:
-    """:func:`ours` at other ratios, with another high tier, another method's grids or without AMX."""
+    """:func:`ours` at other ratios, with another high tier or method's grids, without AMX or on another engine."""
     return partial(ours, **options)
 
 
@@ -147,12 +175,23 @@ RIVALS: dict[str, Callable[..., Work]] = {
     'ONNX Runtime float': onnx_float,
     'ONNX Runtime static int8': onnx_static,
     'ONNX Runtime dynamic int8': onnx_dynamic,
+    'OpenVINO float': openvino,
+    'OpenVINO bf16': partial(openvino, precision='bf16'),
+    'OpenVINO int8': partial(openvino, precision='bf16', quantized=True),
     'torchao dynamic int8': torchao,
     'ours W8A8': ours,
     'ours VNNI W8A8': ours_at(matrices=False),
+    'ours onednn W8A8': ours_at(engine='onednn'),
+    'ours onednn W8A8, half pruned': ours_at(engine='onednn', prune=0.5),
     'ours W8A8, half pruned': ours_at(prune=0.5),
     **{f'ours W8A8, {share} % pruned': ours_at(prune=share / 100) for share in (20, 80)},
     **{f'ours {name} W8A8': ours_at(method={'method': name}) for name in ('LSQ', 'OFQ')},
+    **{
+        f'ours exported, {name}{shown}': partial(exported, target=target, prune=prune)
+        for name, target in (('ONNX Runtime', 'onnxruntime'), ('OpenVINO', 'openvino'))
+        for prune, shown in ((0.0, ''), (0.5, ', half pruned'))
+    },
+    'ours exported, ONNX Runtime, int8 weights': partial(exported, target='onnxruntime', int8_weights=True),
     'ours bf16': ours_at(high='bf16'),
     'ours bf16, half int8': ours_at(high='bf16', low=0.5),
     'ours bf16, a third int8, a third skipped': ours_at(high='bf16', low=0.33, prune=0.33),
@@ -169,15 +208,6 @@ def _export(weights: str | None, images: Tensor, folder: Path) -> Path:
     names = ['c2', 'c3', 'c4', 'c5']
     torch.onnx.export(float_swin(weights), (images,), path, input_names=['x'], output_names=names, dynamo=False)
     return path
-
-
-def _session(path: Path) -> Work:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    return lambda x: [torch.from_numpy(out) for out in session.run(None, {'x': x.numpy()})]
 
 
 def serve(name: str, batch: int, size: tuple[int, int], threads: int, weights: str | None) -> None:

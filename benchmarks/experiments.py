@@ -5,6 +5,7 @@ python benchmarks/experiments.py run --stage float        run what is missing of
 python benchmarks/experiments.py run --tier core          all core stages
 python benchmarks/experiments.py render                   pages from the result files
 python benchmarks/experiments.py show NAME                one result
+python benchmarks/experiments.py orphans [--remove]       run files that no page reads
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from evidence import claims, splits
-from evidence.experiment import REPOSITORY, Experiment, fingerprint
-from evidence.render import Reader, Topic, render
+from evidence.experiment import REPOSITORY, Experiment, fingerprint, training_split
+from evidence.orphans import orphans
+from evidence.page import Page
+from evidence.reader import Reader
+from evidence.render import render
 from evidence.runner import Runner
 from evidence.screen import Screen
 from evidence.stage import Stage, ordered, select
 from evidence.store import Store
+from evidence.workplace import STORE_VARIABLE, default_root
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -32,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--plans', default='evidence.plans', help='module that holds STAGES and TOPICS')
     parser.add_argument('--results', type=Path, default=REPOSITORY / 'docs' / 'results', help='where results lie')
     parser.add_argument(
-        '--work', type=Path, default=REPOSITORY / 'work_dirs' / 'experiments', help='where experiments work'
+        '--work', type=Path, default=default_root(), help=f'where experiments work; else {STORE_VARIABLE} says it'
     )
     commands = parser.add_subparsers(dest='action', required=True)
     for name, text in (('list', 'stages and what is done'), ('run', 'run what is missing')):
@@ -48,6 +53,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument('topic', nargs='*', help='only these pages')
     command = commands.add_parser('show', help='one result')
     command.add_argument('name', help='name or hash of an experiment')
+    command = commands.add_parser('orphans', help='run files that no page reads')
+    command.add_argument('--remove', action='store_true', help='delete them')
     return parser.parse_args(arguments)
 
 
@@ -66,7 +73,7 @@ def chosen(options: argparse.Namespace, stages: Sequence[Stage]) -> list[Stage]:
     return [stage for stage in cut if stage.experiments]
 
 
-def run(options: argparse.Namespace, stages: Sequence[Stage], topics: dict[str, Topic]) -> int:
+def run(options: argparse.Namespace, stages: Sequence[Stage], pages: dict[str, Page]) -> int:
     """Run what is missing, then render the pages of the stages."""
     store = Store(options.results)
     stages = chosen(options, stages)
@@ -87,11 +94,18 @@ def run(options: argparse.Namespace, stages: Sequence[Stage], topics: dict[str, 
     for task in runner.tasks:
         if '\n' in task.message:
             screen.console.print(f'{task.title}: {task.message}', markup=False, highlight=False)
-    reader = Reader(store)
+    reader = reader_of(store, pages)
     for name in dict.fromkeys(topic for stage in stages for topic in stage.topics):
-        render(topics[name], reader)
+        render(pages[name], reader)
         screen.console.print(f'rendered {store.root / name}.md', highlight=False)
     return code
+
+
+def reader_of(store: Store, pages: dict[str, Page]) -> Reader:
+    """A reader that knows what decides the claims of every page."""
+    return Reader(
+        store, comparisons={name: decides for page in pages.values() for name, decides in page.claims.items()}
+    )
 
 
 def check_data(experiments: Sequence[Experiment], open_test: bool) -> None:
@@ -99,7 +113,8 @@ def check_data(experiments: Sequence[Experiment], open_test: bool) -> None:
     sealed = sorted({experiment.name for experiment in experiments if experiment.sealed})
     if sealed and not open_test:
         raise ValueError(f'{sealed} open a test split; `make reproduce` does that, with --open-test')
-    for split in sorted({e.split for e in experiments if e.split}):
+    wanted = {split for e in experiments for split in (e.split, training_split(e)) if split}
+    for split in sorted(wanted):
         splits.require(REPOSITORY, split)
 
 
@@ -135,23 +150,36 @@ def show(options: argparse.Namespace, stages: Sequence[Stage]) -> int:
     return 0
 
 
+def list_orphans(options: argparse.Namespace, pages: dict[str, Page]) -> int:
+    """Print run files that no page reads, or delete them; it takes as long as rendering every page."""
+    found = orphans(pages.values(), reader_of(Store(options.results), pages))
+    for path in found:
+        print(f'{path.stat().st_size:>9} {path}')
+        if options.remove:
+            path.unlink()
+    print(f'{len(found)} files that no page reads{", removed" if options.remove else ""}')
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; user errors are one line."""
     options = parse(arguments)
     plans = importlib.import_module(options.plans)
-    stages, topics = ordered(plans.STAGES), {topic.name: topic for topic in plans.TOPICS}
+    stages, pages = ordered(plans.STAGES), {page.name: page for page in plans.TOPICS}
     try:
         if options.action == 'run':
-            return run(options, stages, topics)
+            return run(options, stages, pages)
         if options.action == 'list':
             return list_stages(options, stages)
         if options.action == 'show':
             return show(options, stages)
-        reader = Reader(Store(options.results))
-        for name in options.topic or topics:
-            if name not in topics:
-                raise ValueError(f'topic {name!r} is unknown; use one of {sorted(topics)}')
-            render(topics[name], reader)
+        if options.action == 'orphans':
+            return list_orphans(options, pages)
+        reader = reader_of(Store(options.results), pages)
+        for name in options.topic or pages:
+            if name not in pages:
+                raise ValueError(f'topic {name!r} is unknown; use one of {sorted(pages)}')
+            render(pages[name], reader)
     except ValueError as error:
         sys.exit(f'error: {error}')
     return 0

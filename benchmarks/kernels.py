@@ -1,4 +1,4 @@
-"""Processor time of the integer kernels, part by part, beside a float product of the same size.
+"""Processor time of the integer kernels, part by part, and the rate of single products beside oneDNN's.
 
     python benchmarks/kernels.py [--size 800x1216] [--rounds 5] [--json docs/results/kernels.json]
 
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kernel_products import print_rates, product_rates
 from timing import describe_device
 
 from mixaq_mmdet.deploy import kernels as package
 from mixaq_mmdet.deploy.layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
-from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.reporting.files import write_whole
 from mixaq_mmdet.windows.assignment import assign, tier_counts
 from mixaq_mmdet.windows.geometry import window_grid
 
@@ -109,6 +110,7 @@ def main() -> None:
         seconds = {name: times * least(work, options.rounds) for name, (times, work) in parts(height, width).items()}
         x, weight = torch.randn(3800, 384), torch.randn(1536, 384)
         float_rate = x.numel() * len(weight) / least(lambda: x @ weight.t(), options.rounds)
+        rates = product_rates()
     total = sum(seconds.values())
     result = {
         'device': describe_device('cpu'),
@@ -117,10 +119,12 @@ def main() -> None:
         'float_gmac_per_second': float_rate / 1e9,
         'cpu_seconds': seconds,
         'total': total,
+        'gmac_per_second': rates,
     }
     write_whole(options.json, json.dumps(result, indent=2) + '\n')
     for name, value in seconds.items():
         print(f'{name:20} {value / total:6.1%}')
+    print_rates(rates)
     print(f'one thread in all {total:.3f} s; float product beside it {float_rate / 1e9:.0f} GMAC/s')
 
 

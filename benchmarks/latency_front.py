@@ -23,9 +23,9 @@ from mmengine.config import Config
 from timing import alternate, describe_device, ratios
 
 from mixaq_mmdet.analysis.model_config import usual_shape
-from mixaq_mmdet.deploy.tiers import HIGH_TIERS
-from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.engine.calibrated import calibrated_detector
+from mixaq_mmdet.deploy.plan import HIGH_TIERS
+from mixaq_mmdet.engine.calibration.detectors import calibrated_detector
+from mixaq_mmdet.reporting.files import write_whole
 
 Point = dict[str, Any]
 WHOLE = 'every window at int8'
@@ -64,8 +64,8 @@ def forward_at(backbone: Any, image: torch.Tensor, low: Sequence[float], prune: 
     """A forward at these ratios."""
 
     def work() -> Any:
-        backbone.set_ratios(low, prune)
-        return backbone(image)
+        with backbone.at_ratios(low, prune):
+            return backbone(image)
 
     return work
 

@@ -24,7 +24,7 @@ from mixaq_mmdet.analysis.commands.latency import converted, predictions, random
 from mixaq_mmdet.analysis.latency import measure
 from mixaq_mmdet.analysis.model_config import build_backbone
 from mixaq_mmdet.analysis.timing import CLOCKS
-from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.reporting.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = 'configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w4a8.py'

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.reporting.files import write_whole
 from mixaq_mmdet.search.allocation import bit_overrides
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.reporting.files import write_whole
 
 QUANT = {'method': 'RepQ', 'w_bits': 4, 'a_bits': 8, 'low_a_bits': 4}
 LIMITS = {'block forwards per image': 6.0, 'memory': 2.0, 'forward': 1.8}

@@ -32,10 +32,10 @@ from timing import describe_device, peak_above_start
 from torch import Tensor
 
 from mixaq_mmdet.analysis.timing import timed
-from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.calibration import Calibrator, quantized_backbone
 from mixaq_mmdet.engine.ratio_sampling import RatioSampler
 from mixaq_mmdet.quantization.learned_grid import MIN_STEP, Parameters, Part
+from mixaq_mmdet.reporting.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, CLASSES, BOXES = 256, 10, 6

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evidence.source import source
 
 from mixaq_mmdet.analysis import timing
 
@@ -20,9 +21,11 @@ def alternate(
     device: str = 'cpu',
     clock: str = 'wall',
     least_seconds: float = 0.0,
+    settle: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of each round, by name; see ``mixaq_mmdet.analysis.timing.alternate``."""
-    return dict(zip(works, timing.alternate([*works.values()], rounds, clock, device, least_seconds), strict=True))
+    seconds = timing.alternate([*works.values()], rounds, clock, device, least_seconds, settle)
+    return dict(zip(works, seconds, strict=True))
 
 
 def ratios(seconds: Mapping[str, list[float]], reference: str) -> dict[str, dict[str, float]]:
@@ -54,12 +57,13 @@ def _status_bytes(field: str) -> int:
 
 
 def describe_device(device: str = 'cpu') -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """What the figures depend on: the device, its load, the code."""
     return {
         'device': _processor() if device == 'cpu' else torch.cuda.get_device_name(device),
         'threads': torch.get_num_threads(),
         'torch': torch.__version__,
         'load average': round(os.getloadavg()[0], 2),
+        **source(),
     }
 
 

@@ -22,8 +22,9 @@ import torch
 from timing import alternate, describe_device, peak_above_start, ratios
 from torch import Tensor, nn
 
-from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.reporting.files import write_whole
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 # (low ratio, prune ratio) of every block pair; None is stock Swin
 ARMS: dict[str, tuple[float, float] | None] = {
@@ -122,17 +123,24 @@ def summary(case: dict[str, Any]) -> str:
 
 def as_table(found: dict[str, Any]) -> str:
     """The figures as Markdown; every one is relative to stock."""
+    arms = ('all high', 'half low', 'half pruned')
+    rows = [
+        [
+            case['size'],
+            case['batch'],
+            case['what'],
+            *(_cell(case['time'].get(arm)) for arm in arms),
+            case['memory']['half low'],
+        ]
+        for case in found['cases']
+    ]
     lines = [
+        '# Two branches in float\n\n'
         f"Swin-T relative to mmdet's stock Swin-T on {found['device']}, {found['threads']} thread(s), "
         f'torch {found["torch"]}, {found["rounds"]} rounds, {found["clock"]} clock: median (least - most).',
         '',
-        '| input | batch | | all high | half low | half pruned | peak memory, half low |',
-        '| :--- | ---: | :--- | :--- | :--- | :--- | ---: |',
+        markdown_table(['input', 'batch', '', *arms, 'peak memory, half low'], rows),
     ]
-    for case in found['cases']:
-        times = [_cell(case['time'].get(arm)) for arm in ('all high', 'half low', 'half pruned')]
-        row = [case['size'], case['batch'], case['what'], *times, f'{case["memory"]["half low"]:.2f}']
-        lines.append(f'| {" | ".join(map(str, row))} |')
     return '\n'.join(lines) + '\n'
 
 

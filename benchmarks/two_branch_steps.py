@@ -20,10 +20,18 @@ from timing import alternate, describe_device, ratios
 from torch import Tensor
 from two_branch import make_images
 
-from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.models import TwoBranchSwin, fast_layers, two_branch_attention, two_branch_block, two_branch_stage
+from mixaq_mmdet.models import (
+    TwoBranchSwin,
+    fast_layers,
+    stage_windows,
+    two_branch_attention,
+    two_branch_block,
+    two_branch_stage,
+)
 from mixaq_mmdet.models import window_attention as fused
 from mixaq_mmdet.models.two_branch_block import TwoBranchSwinBlock
+from mixaq_mmdet.reporting.files import write_whole
+from mixaq_mmdet.reporting.markdown import markdown_table
 from mixaq_mmdet.windows.geometry import window_grid
 from mixaq_mmdet.windows.rows import spread_rows, take_rows
 
@@ -48,7 +56,7 @@ def torch_attention(
     return fused._attend_fused(qkv, biases, segments, num_heads, scale, dropout)
 
 
-FEED_FORWARD = TwoBranchSwinBlock._feed_forward
+FEED_FORWARD = TwoBranchSwinBlock.feed_forward
 
 
 def feed_forward_on_padding(self: TwoBranchSwinBlock, tokens: Tensor, run: Any) -> Tensor:
@@ -82,8 +90,8 @@ MEASURES: dict[str, tuple[Any, str, Any, tuple[str, ...]]] = {
         fast_layers.PatchMerging.forward,
         WHAT,
     ),
-    'FFN on real tokens only': (TwoBranchSwinBlock, '_feed_forward', feed_forward_on_padding, WHAT),
-    'cached window grids': (two_branch_stage, 'cached_grid', uncached_grid, WHAT),
+    'FFN on real tokens only': (TwoBranchSwinBlock, 'feed_forward', feed_forward_on_padding, WHAT),
+    'cached window grids': (stage_windows, 'cached_grid', uncached_grid, WHAT),
     'row moves with gradients by moves': (two_branch_block, 'take_rows', indexed_rows, ('step',)),
 }
 
@@ -116,18 +124,17 @@ def works(what: str, size: str) -> dict[str, Callable[[], Any]]:
 
 def as_table(found: dict[str, Any]) -> str:
     """The figures as Markdown; every one is relative to the shipped code."""
+    rows = []
+    for name in MEASURES:
+        cells = [found[what].get(name) for what in WHAT]
+        rows.append([name, *(f'{r["median"]:.2f} ({r["least"]:.2f} - {r["most"]:.2f})' if r else '' for r in cells)])
     lines = [
         f'Time without the measure, relative to the shipped code: Swin-T at {found["size"]}, batch 1, half low, on '
         f'{found["device"]}, {found["threads"]} thread(s), torch {found["torch"]}, {found["rounds"]} rounds, '
         f'{found["clock"]} clock: median (least - most).',
         '',
-        '| without | forward | training step |',
-        '| :--- | :--- | :--- |',
+        markdown_table(['without', 'forward', 'training step'], rows),
     ]
-    for name in MEASURES:
-        cells = [found[what].get(name) for what in WHAT]
-        shown = [f'{r["median"]:.2f} ({r["least"]:.2f} - {r["most"]:.2f})' if r else '' for r in cells]
-        lines.append(f'| {name} | {" | ".join(shown)} |')
     return '\n'.join(lines) + '\n'
 
 

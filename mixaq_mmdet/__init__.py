@@ -1,9 +1,14 @@
-"""MixA-Q for MMDetection: importing this package registers everything it adds."""
+"""MixA-Q for MMDetection: importing this package registers everything it adds.
+
+In Python: load, quantize, calibrate, convert, export, cost (docs/python-api.md).
+"""
 
 from . import doctor
+from .api import calibrate, convert, cost, export, load, quantize
+from .shipped import config_path
 from .version import __version__
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'calibrate', 'config_path', 'convert', 'cost', 'export', 'load', 'quantize']
 
 if not doctor.doctor_is_running():
     try:

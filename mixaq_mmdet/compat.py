@@ -39,7 +39,7 @@ def allow_mmengine_checkpoints() -> None:
     """
     import torch
 
-    if torch.__version__ < (2, 6):
+    if torch.__version__ < '2.6':
         return
     import numpy as np
     from mmengine.logging import HistoryBuffer

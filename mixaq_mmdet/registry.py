@@ -2,7 +2,7 @@
 
 Models, hooks, loops, optimizer wrappers and constructors live in mmengine's *root* registries: a class registered in
 mmdet's child registries would be invisible to mmpretrain, while the root is searched from every scope.
-The plug-in points of our own (importances, quantizers, methods) are plain name tables.
+The plug-in points of our own (importances, quantizers, methods, engines of converted models) are plain name tables.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from mmengine.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, 
 IMPORTANCE = Registry('importance')
 QUANTIZERS = Registry('quantizer')
 QUANT_METHODS = Registry('quant_method')
+BACKENDS = Registry('backend')
 
 __all__ = [
+    'BACKENDS',
     'HOOKS',
     'IMPORTANCE',
     'LOOPS',

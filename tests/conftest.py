@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 # Tiny tensors gain nothing from threads, and on a busy machine spinning threads cost most of the time. Before torch
 # is imported; the processes that tests start inherit it.
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from mmengine.config import Config
+from mmengine.registry import DefaultScope, init_default_scope
 from tiny_detector import tiny_config, write_tiny_coco
 
 import mixaq_mmdet  # noqa: F401  before any test imports mmdet, which does not load without the shims on some stacks
@@ -24,6 +26,16 @@ settings.register_profile('new examples')
 def pytest_configure(config: pytest.Config) -> None:
     """A red suite means a change, never luck: only nightly runs draw new examples."""
     settings.load_profile('new examples' if config.option.markexpr == 'nightly' else 'same examples')
+
+
+@pytest.fixture(autouse=True)
+def mmdet_scope() -> None:
+    """Runs, and builds from other scopes, leave theirs behind: no test depends on which tests ran before it."""
+    current = DefaultScope.get_current_instance()
+    if current is None or current.scope_name != 'mmdet':
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # it warns that the scope changes, which is what is wanted
+            init_default_scope('mmdet')
 
 
 @pytest.fixture(scope='session')

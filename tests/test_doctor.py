@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tool_process import REPOSITORY, run_process
 
-from mixaq_mmdet.doctor import doctor_is_running
-from mixaq_mmdet.doctor.components import COMPONENTS, TESTED
+from mixaq_mmdet.doctor.components import COMPONENTS
+from mixaq_mmdet.doctor.stacks import STACKS, TESTED
 
 HEALTHY = {
     'torch/__init__.py': (
@@ -67,38 +67,85 @@ def consult(*flags: str, cwd: Path, **environment: str) -> Doctor:
     return process.returncode, text, {line[:width].strip(): line[width:].strip() for line in table}
 
 
-@pytest.mark.parametrize(
-    ('command_line', 'expected'),
-    [
-        ('python -m mixaq_mmdet.compat', True),
-        ('python -mmixaq_mmdet.compat', True),
-        ('python -X dev -W ignore -m mixaq_mmdet.compat', True),
-        ('python -Xdev -Im mixaq_mmdet.compat --verbose', True),
-        ('python -uBmmixaq_mmdet.compat', True),
-        ('python --check-hash-based-pycs always -m mixaq_mmdet.compat', True),
-        ('python train.py -m mixaq_mmdet.compat', False),
-        ('python -m pytest -m mixaq_mmdet.compat', False),
-        ('python -c code -m mixaq_mmdet.compat', False),
-        ('python -W -m mixaq_mmdet.compat', False),
-        ('python -m mixaq_mmdet.compatibility', False),
-        ('python - -m mixaq_mmdet.compat', False),
-        ('python', False),
-    ],
-)
-def test_doctor_is_recognised_by_the_command_line(command_line, expected):
-    assert doctor_is_running(command_line.split()) is expected
+@pytest.mark.parametrize('flags', ['-mmixaq_mmdet.compat', '-uBm mixaq_mmdet.compat', '-Xdev -S -m mixaq_mmdet.compat'])
+def test_doctor_is_recognised_however_it_is_called(stubs, tmp_path, flags):
+    process = run_process(sys.executable, *flags.split(), cwd=tmp_path, **stubs(**{'torch/__init__.py': NOT_THERE}))
+    assert process.stdout.startswith('component'), process.stdout
+
+
+@pytest.mark.parametrize('flags', ['program.py', '-m program'])
+def test_other_programs_get_the_whole_package(tmp_path, flags):
+    (tmp_path / 'program.py').write_text('import mixaq_mmdet\nassert mixaq_mmdet.models.TwoBranchSwin\n')
+    command = [sys.executable, *flags.split(), '-m', 'mixaq_mmdet.compat']
+    process = run_process(*command, cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), str(REPOSITORY)]))
+    assert process.returncode == 0, process.stdout
 
 
 def test_tested_versions_are_those_of_the_constraints():
     """Both ways: what is tested is pinned, and the table knows the tested version of every component that is pinned."""
     lines = (REPOSITORY / 'constraints.txt').read_text().splitlines()
-    pinned = dict(line.split('==') for line in lines if '==' in line and not line.startswith('#'))
+    # where Python 3.10 has a pin of its own, the one for this interpreter counts
+    other = 'python_version <' if sys.version_info >= (3, 11) else 'python_version >='
+    pins = [line.partition(';')[0].strip() for line in lines if '==' in line and other not in line]
+    pinned = dict(pin.split('==') for pin in pins if not pin.startswith('#'))
     for name, version in TESTED.items():
-        if name != 'python':
-            assert pinned[name] == version, name
-    for component in COMPONENTS:
-        for name in component.distributions[:1]:
-            assert component.tested == pinned.get(name, '-'), name
+        assert pinned[name] == version, name
+    for stack in STACKS:
+        for component in COMPONENTS:
+            for name in component.distributions[:1]:
+                name = stack.distributions.get(name, name)
+                assert component.tested(stack) == ((pinned[name],) if name in pinned else ()), name
+
+
+def dist_info(name: str, version: str) -> dict[str, str]:
+    """The file by which pip knows a distribution."""
+    folder = f'{name.replace("-", "_")}-{version}.dist-info'
+    return {f'{folder}/METADATA': f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'}
+
+
+ONEDL = {
+    'mmengine-0.10.7.dist-info/METADATA': NOT_THERE,
+    **dist_info('onedl-mmengine', '0.10.12'),
+    **dist_info('onedl-mmcv', '2.3.6'),
+    **dist_info('onedl-mmdetection', '3.5.1'),
+    'mmengine/__init__.py': '__version__ = "0.10.12"',
+    'mmcv/__init__.py': '__version__ = "2.3.6"',
+    'mmdet.py': '__version__ = "3.5.1"',
+    'pkg_resources.py': NOT_THERE,
+}
+
+
+def test_the_forks_are_compared_with_their_own_tested_versions(stubs, tmp_path):
+    """They also need no pkg_resources."""
+    _, text, table = consult('-S', cwd=tmp_path, **stubs(**ONEDL))
+    for name, version in (('mmengine', '0.10.12'), ('mmcv', '2.3.6'), ('mmdet', '3.5.1')):
+        assert re.search(rf'{re.escape(version)} +{re.escape(version)} +ok +-', table[name]), text
+    assert 'setuptools' not in table
+    assert 'STACK=onedl' in text
+
+
+def test_fixes_name_the_packages_of_the_stack_that_is_here(stubs, tmp_path):
+    refusal = 'raise AssertionError("MMCV==1.0 is used but incompatible.")'
+    status, _, table = consult('-S', cwd=tmp_path, **stubs(**{**ONEDL, 'mmdet.py': refusal}))
+    assert status == 1
+    assert table['mmdet'].endswith('onedl-mmcv==2.3.6')
+
+
+def test_two_stacks_in_one_environment_are_a_conflict(stubs, tmp_path):
+    changes = {
+        **dist_info('onedl-mmengine', '0.10.12'),
+        **dist_info('mmcv', '2.1.0'),
+        **dist_info('onedl-mmcv', '2.3.6'),
+    }
+    status, text, table = consult('-S', cwd=tmp_path, **stubs(**changes))
+    assert status == 1
+    assert 'pip uninstall -y mmengine onedl-mmengine, then: pip install mmengine==0.10.7' in table['mmengine']
+    assert 'mmcv and onedl-mmcv are both installed' in text
+
+
+def test_a_part_of_the_other_stack_is_named(stubs, tmp_path):
+    _, text, table = consult('-S', cwd=tmp_path, **stubs(**dist_info('onedl-mmdetection', '3.5.1')))
+    assert 'ok (of another stack: onedl-mmdetection)' in table['mmdet'], text
 
 
 def test_healthy_stack(tmp_path):
@@ -108,6 +155,10 @@ def test_healthy_stack(tmp_path):
     required = ('python', 'torch', 'numpy', 'opencv', 'pycocotools', 'setuptools', 'mmengine', 'mmcv', 'mmcv ops')
     for name in (*required, 'mmdet', 'mixaq_mmdet'):
         assert ' ok' in table[name], text
+    at = text.index('Converted models on this CPU:')
+    assert re.search(r'Swin blocks: (int8 \(|exact integers in plain torch, because this CPU lacks avx512)', text[at:])
+    assert 'neck and heads: ' in text[at:]
+    assert 'RoIAlign, NMS and masks: C++ for this CPU' in text[at:]
 
 
 def test_no_torch(stubs, tmp_path):

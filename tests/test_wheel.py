@@ -14,23 +14,34 @@ from pathlib import Path
 
 import pytest
 
+from mixaq_mmdet.version import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'model-index.yml')
 FOLDERS = ('mixaq_mmdet', 'configs', 'tools')
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that no build folder appears in the repository."""
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that no build folder appears in the repository."""
     copy = tmp_path_factory.mktemp('sources')
     for name in SOURCES:
         shutil.copy2(ROOT / name, copy / name)
     for name in FOLDERS:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
-    out = tmp_path_factory.mktemp('wheel')
+    return copy
+
+
+def built_from(source: Path, out: Path) -> Path:
+    """The wheel of a folder or of a source distribution."""
     pip = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--quiet']
-    subprocess.run([*pip, '--wheel-dir', str(out), str(copy)], check=True)
+    subprocess.run([*pip, '--wheel-dir', str(out), str(source)], check=True)
     return next(out.glob('mixaq_mmdet-*.whl'))
+
+
+@pytest.fixture(scope='module')
+def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_from(sources, tmp_path_factory.mktemp('wheel'))
 
 
 @pytest.mark.nightly
@@ -42,14 +53,36 @@ def test_wheel_holds_package_configs_and_tools(wheel):
         expected = {
             f'mixaq_mmdet/.mim/{path.relative_to(ROOT)}'
             for path in (ROOT / shipped).rglob('*')
-            if path.is_file() and '__pycache__' not in path.parts
+            if path.is_file() and '__pycache__' not in path.parts and path.name != 'make_minicoco.py'
         }
         assert expected <= names
-    assert {'mixaq_mmdet/.mim/model-index.yml', 'mixaq_mmdet/models/two_branch_swin.py'} <= names
-    sources = (ROOT / 'mixaq_mmdet/deploy/kernels/src').iterdir()
+    drawing = {name for name in names if 'tools/' in name and 'minicoco' in name}
+    assert not drawing, 'mini-COCO is drawn in a checkout: no wheel carries benchmarks/minicoco'
+    assert {
+        'mixaq_mmdet/.mim/model-index.yml',
+        'mixaq_mmdet/models/two_branch_swin.py',
+        'mixaq_mmdet/py.typed',
+    } <= names
+    sources = (path for path in (ROOT / 'mixaq_mmdet/deploy/kernels/src').rglob('*') if path.is_file())
     assert {str(path.relative_to(ROOT)) for path in sources} <= names, 'the kernels are built on first use'
     required = [line for line in metadata.splitlines() if line.startswith('Requires-Dist') and 'extra ==' not in line]
     assert required == [], 'installing must not touch the torch, mmcv and mmdet of the environment'
+
+
+def test_the_citation_names_the_version():
+    assert f'\nversion: {__version__}\n' in (ROOT / 'CITATION.cff').read_text()
+
+
+@pytest.mark.nightly
+def test_a_source_distribution_builds_the_same_wheel(wheel, sources, tmp_path):
+    code = f'import setuptools.build_meta as backend; backend.build_sdist({str(tmp_path)!r})'
+    subprocess.run([sys.executable, '-c', code], cwd=sources, check=True, capture_output=True)
+    [sdist] = tmp_path.glob('mixaq_mmdet-*.tar.gz')
+    assert sdist.name == f'mixaq_mmdet-{__version__}.tar.gz'
+    again = built_from(sdist, tmp_path / 'wheel')
+    assert again.name == wheel.name
+    with zipfile.ZipFile(again) as one, zipfile.ZipFile(wheel) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
 
 
 @pytest.mark.nightly
@@ -72,7 +105,9 @@ def test_shipped_recipe_trains_by_stock_tools_in_a_fresh_environment(wheel, tiny
     package = Path(run('-c', 'import mixaq_mmdet; print(mixaq_mmdet.__file__)').splitlines()[-1]).parent
     assert package.is_relative_to(home)
     stock_tools = Path(find_spec('mmdet').origin).parent / '.mim/tools'
-    recipe = package / '.mim/configs/mixaq/mask-rcnn_swin-t_float.py'
+    named = 'import mixaq_mmdet; print(mixaq_mmdet.config_path("mixaq/mask-rcnn_swin-t_float.py"))'
+    recipe = Path(run('-c', named).splitlines()[-1])
+    assert recipe == package / '.mim/configs/mixaq/mask-rcnn_swin-t_float.py'
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     options = [
         'model.backbone.init_cfg=None', 'model.backbone.embed_dims=12', 'model.backbone.depths=(1,1,1,1)',

@@ -10,6 +10,7 @@ or take the fixtures ``tiny_coco`` (folder of a written data set, shared by the 
 - ``write_tiny_coco(root)``: PNG images with filled rectangles and ellipses, ``annotations.json`` in COCO format with
   boxes, polygon masks and RLE masks, three classes named ``CLASSES``.
 - ``tiny_mask_rcnn(**backbone)``: the model part of a stock config, shrunk; keywords edit the backbone.
+- ``two_stages(model)``: a still smaller one of it, for tests whose time grows with the number of layers.
 - ``tiny_config(root, work_dir, **top_level)``: a whole config for Runner or ``tools/train.py`` (``.dump`` writes it).
 """
 
@@ -107,6 +108,18 @@ def tiny_mask_rcnn(**backbone: Any) -> Config:
     model.train_cfg.rcnn.sampler.num = 32
     model.test_cfg.rpn.update(nms_pre=100, max_per_img=20)
     model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=10)
+    return model
+
+
+def two_stages(model: Config) -> Config:
+    """``tiny_mask_rcnn()`` or a detector like it, in place, with three blocks and three levels: graphs are small."""
+    model.backbone.update(depths=(2, 1), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1))
+    model.neck.update(in_channels=[model.backbone.embed_dims, 2 * model.backbone.embed_dims], num_outs=3)
+    dense = model.rpn_head if 'rpn_head' in model else model.bbox_head
+    dense.anchor_generator.strides = [4, 8, 16]
+    for name, part in model.get('roi_head', {}).items():
+        if name.endswith('roi_extractor') and part is not None:
+            part.featmap_strides = [4, 8]
     return model
 
 

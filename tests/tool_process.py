@@ -51,6 +51,8 @@ def load_tool(name: str) -> ModuleType:
     """``tools/<name>`` as a module, for what needs no process of its own: arguments that end in an error."""
     spec = spec_from_file_location(f'mixaq_tools_{Path(name).stem}', TOOLS / name)
     module = module_from_spec(spec)
+    if str(TOOLS) not in sys.path:
+        sys.path.append(str(TOOLS))  # as a script's own folder is when it runs
     spec.loader.exec_module(module)
     return module
 

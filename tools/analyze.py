@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib import import_module
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
-from mixaq_mmdet.quantization.quantizers.base import NotCalibratedError
+from mixaq_mmdet.engine.tool_errors import one_line_errors
 
 # each is a module mixaq_mmdet/analysis/commands/<name>.py with ``add_arguments(parser)`` and ``run(options)``
 COMMANDS = {
     'bops': 'multiply-accumulates and bit operations of the backbone; needs no checkpoint',
-    'latency': 'measured latency of the backbone on this device, by block and tier',
+    'latency': 'measured latency of the backbone, or the whole detector, on this device, by block and tier',
     'sensitivity': 'what it costs to run one block pair low or pruned, or (--per-layer) to quantize one layer',
-    'sqnr': 'quantization noise of windows by stage, foreground and background apart',
+    'sqnr': 'quantization noise of windows by stage, by objects and by importance',
     'robustness': 'loss of AP on other sets, by ranking, low bits beside pruning',
     'report': 'one self-contained HTML page of a work folder',
     'importance': 'relevance of every layer to the classes of the objects, and pictures of it',
@@ -35,10 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with one_line_errors(args):
         args.run(args)
-    except (ValueError, NotCalibratedError) as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

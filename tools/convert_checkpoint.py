@@ -8,10 +8,10 @@ which one is found out from the file. DST holds the weights and the class names,
 from __future__ import annotations
 
 import argparse
-import sys
 
 import mixaq_mmdet  # noqa: F401  (registers TwoBranchSwin)
-from mixaq_mmdet.engine.checkpoint_conversion import Conversion, convert_checkpoint
+from mixaq_mmdet.engine.checkpoints.conversion import Conversion, convert_checkpoint
+from mixaq_mmdet.engine.tool_errors import add_traceback_flag, one_line_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,6 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('dst', metavar='DST', help='the file to write')
     parser.add_argument('--config', help='a config whose model the result must fit (default: its backbone alone)')
     parser.add_argument('--ema', action='store_true', help='take the averaged weights')
+    add_traceback_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -38,10 +39,8 @@ def describe(conversion: Conversion, dst: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with one_line_errors(args):
         conversion = convert_checkpoint(args.src, args.dst, config=args.config, ema=args.ema)
-    except ValueError as error:
-        sys.exit(f'error: {error}')
     print(describe(conversion, args.dst))
 
 

@@ -1,4 +1,4 @@
-"""The demo: a small mini-COCO set; the shipped detector, its quantized twins and an integer one on it; pictures.
+"""The demo: a small mini-COCO set; the shipped detector, its quantized twins and the integer one on it; pictures.
 
 ``make demo`` runs it. Everything it writes lies under data/ and outputs/, which git ignores.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 warnings.filterwarnings('ignore')  # of the host's own imports; before they happen
 
 import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import demo_picture  # noqa: E402
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import pseudo_collate  # noqa: E402
@@ -29,6 +31,7 @@ from rich.table import Table  # noqa: E402
 
 import mixaq_mmdet  # noqa: F401, E402  (importing registers)
 from mixaq_mmdet.analysis.timing import alternate  # noqa: E402
+from mixaq_mmdet.deploy.integer_layer import IntegerLayer  # noqa: E402
 from mixaq_mmdet.engine.evaluate import Evaluation, build_dataloader, evaluate  # noqa: E402
 from mixaq_mmdet.models.backbone_cost import CostMeter  # noqa: E402
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin  # noqa: E402
@@ -38,10 +41,9 @@ DATA = ROOT / 'data' / 'minicoco-demo'
 OUTPUT = ROOT / 'outputs' / 'demo'
 IMAGES = 60
 SIZE = 256  # pixels
-SPLITS = ('train', 'calib', 'search', 'val', 'test')
-PICTURE_GRID = (2, 3)
-SCORE_THRESHOLD = 0.6
-ROUNDS = 15  # of timing; a forward of the small backbone takes milliseconds
+LOOKED_AT, COMPARED = 12, 2  # images
+FEW = range(3, 6)  # objects in an image that is shown
+ROUNDS = 11  # of timing
 
 
 class Row(NamedTuple):
@@ -61,28 +63,25 @@ class Measured(NamedTuple):
     relative_cost: float | None
 
 
-MIXAQ_RECIPE = ROOT / 'configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w4a8.py'
-CALIBRATED = OUTPUT / 'mixaq' / 'epoch_1.pth'
-INTEGER = OUTPUT / 'integer' / 'mixaq.pth'
-ROWS = (
-    Row(
-        'float',
-        ROOT / 'configs/mini/mask-rcnn_swin-mini_float.py',
-        ROOT / 'checkpoints/mask-rcnn_swin-mini_float.pth',
-    ),
-    Row('W4A8, all windows alike', MIXAQ_RECIPE, CALIBRATED, low_ratios=0.0),
-    Row('W4A8, low windows at A4', MIXAQ_RECIPE, CALIBRATED),
-    Row('the same on integers', INTEGER.with_suffix('.py'), INTEGER),
+RECIPE = ROOT / 'configs/mini/mask-rcnn_swin-mini_mixaq-ptq-w8a8-detector.py'
+CALIBRATED = OUTPUT / 'detector' / 'epoch_1.pth'
+INTEGER = OUTPUT / 'integer' / 'detector.pth'
+FLOAT_ROW = Row(
+    'float',
+    ROOT / 'configs/mini/mask-rcnn_swin-mini_float.py',
+    ROOT / 'checkpoints/mask-rcnn_swin-mini_float.pth',
 )
+LOW_ROW = Row('W8A8, low windows at A4', RECIPE, CALIBRATED)
+INTEGER_ROW = Row('the same on integers', INTEGER.with_suffix('.py'), INTEGER)
+ROWS = (FLOAT_ROW, Row('W8A8, all windows alike', RECIPE, CALIBRATED, low_ratios=0.0), LOW_ROW, INTEGER_ROW)
 
 
 def make_data() -> None:
-    """A val split of ``IMAGES`` images; the other splits as small as they can be."""
+    """``IMAGES`` images to evaluate on and a few to calibrate with."""
     if (DATA / 'MANIFEST.sha256').exists():
         return
-    sizes = [word for split in SPLITS for word in (f'--{split}', str(IMAGES if split == 'val' else 4))]
-    command = [sys.executable, str(ROOT / 'tools/make_minicoco.py'), '--out', str(DATA), '--overwrite', *sizes]
-    subprocess.run(command, check=True)
+    options = ['--splits', 'calib', 'val', '--calib', '4', '--val', str(IMAGES), '--out', str(DATA), '--overwrite']
+    subprocess.run([sys.executable, str(ROOT / 'tools/make_minicoco.py'), *options], check=True)
 
 
 @contextlib.contextmanager
@@ -105,13 +104,13 @@ def run_tool(name: str, *arguments: Any) -> None:
 
 
 def make_models() -> None:
-    """Quantize the shipped detector without training, and turn the result into integers."""
+    """Quantize the whole shipped detector without training, and turn the result into integers."""
     if not CALIBRATED.exists():
         options = ['--work-dir', CALIBRATED.parent, '--cfg-options', 'train_cfg.num_images=4']
-        run_tool('train.py', MIXAQ_RECIPE, *options)
+        run_tool('train.py', RECIPE, *options)
     if not INTEGER.exists():
         INTEGER.parent.mkdir(parents=True, exist_ok=True)
-        run_tool('deploy.py', 'convert', MIXAQ_RECIPE, CALIBRATED, '-o', INTEGER)
+        run_tool('deploy.py', 'convert', RECIPE, CALIBRATED, '-o', INTEGER)
 
 
 def measure(row: Row) -> Measured:
@@ -130,63 +129,75 @@ def measure(row: Row) -> Measured:
     return Measured(result, cost['mean_activation_bits'], cost['relative'])
 
 
-@torch.no_grad()
-def relative_times(backbones: list[Any]) -> list[float]:
-    """Time of each backbone for one image, in times of the first: the median over rounds, all timed in each."""
-    image = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    seconds = alternate([lambda backbone=backbone: backbone(image) for backbone in backbones], ROUNDS)
+def first_images(count: int) -> Any:
+    """The beginning of the set, as the detectors take it."""
+    with quiet():
+        return build_dataloader(Config.fromfile(FLOAT_ROW.config).test_dataloader, limit=count).dataset
+
+
+def detect(detector: Any, sample: dict[str, Any]) -> Any:
+    """Boxes, masks, scores and labels of one image."""
+    with torch.no_grad():
+        return detector.test_step(pseudo_collate([copy.deepcopy(sample)]))[0].pred_instances
+
+
+def relative_times(detectors: list[Any]) -> list[float]:
+    """Time from an image to its masks, in times of the first detector: the median of rounds, all timed in each."""
+    sample = first_images(1)[0]
+    seconds = alternate([lambda detector=detector: detect(detector, sample) for detector in detectors], ROUNDS)
     return [statistics.median(a / b for a, b in zip(own, seconds[0], strict=True)) for own in seconds]
 
 
-def draw(image: np.ndarray, prediction, classes: tuple[str, ...]) -> np.ndarray:
-    """Masks, boxes and names of the detections over a BGR image (H, W, 3)."""
-    scale = 2
-    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    palette = cv2.applyColorMap(np.linspace(0, 255, len(classes), dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0]
-    kept = prediction[prediction.scores >= SCORE_THRESHOLD]
-    for box, label, score, mask in zip(kept.bboxes, kept.labels, kept.scores, kept.masks, strict=True):
-        colour = tuple(int(value) for value in palette[int(label)])
-        grown = cv2.resize(mask.numpy().astype(np.uint8), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(canvas, outlines, -1, colour, 2)
-        left, top = (int(value * scale) for value in box[:2])
-        text = f'{classes[int(label)]} {float(score):.2f}'
-        place = (max(left, 2), max(top - 3, 12))
-        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
-        x, y = min(place[0], canvas.shape[1] - width - 2), place[1]
-        cv2.rectangle(canvas, (x - 1, y - height - 2), (x + width + 1, y + 3), (0, 0, 0), cv2.FILLED)
-        cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-    return canvas
+def windows_of(detector: Any, sample: dict[str, Any]) -> list[Any]:
+    """Which windows of the sample's image ran how, stage by stage."""
+    with detector.backbone.record_windows() as records:
+        detect(detector, sample)
+    return list(records)
 
 
-def picture(row: Row, detector: torch.nn.Module) -> Path:
-    """Detections on the first images of the set, as one sheet."""
-    config = Config.fromfile(row.config)
-    rows, columns = PICTURE_GRID
-    with quiet():
-        dataset = build_dataloader(config.test_dataloader, limit=rows * columns).dataset
-    tiles = []
-    for index in range(rows * columns):
-        sample = dataset[index]
-        with torch.no_grad():
-            result = detector.test_step(pseudo_collate([sample]))[0]
-        image = cv2.imread(sample['data_samples'].img_path)
-        tiles.append(draw(image, result.pred_instances.cpu(), dataset.metainfo['classes']))
-    sheet = np.vstack([np.hstack(tiles[row * columns : (row + 1) * columns]) for row in range(rows)])
+def clearest(detector: Any) -> list[dict[str, Any]]:
+    """Of the first images, those with a few objects of which the detector is most certain."""
+    images, scores = first_images(LOOKED_AT), {}
+    for index in range(LOOKED_AT):
+        found = detect(detector, images[index])
+        kept = demo_picture.certain(found)
+        scores[index] = float(found.scores[kept].mean()) if len(kept) in FEW else 0.0
+    return [images[index] for index in sorted(scores, key=lambda index: -scores[index])[:COMPARED]]
+
+
+def comparison(measured: list[Measured], times: list[float]) -> Path:
+    """The same images through the float, the simulated and the integer detector, side by side."""
+    samples = clearest(measured[ROWS.index(FLOAT_ROW)].result.detector)
+    columns = []
+    for row, title in zip(
+        (FLOAT_ROW, LOW_ROW, INTEGER_ROW), ('Float', 'Quantized, simulated', 'Integers'), strict=True
+    ):
+        result, bits, _ = measured[ROWS.index(row)]
+        kind = f'activations of {bits:.1f} bits on average' if bits else '32 bits'
+        time = 'time 1' if row is FLOAT_ROW else f'{times[ROWS.index(row)]:.2f} of the float time'
+        figures = f'{kind}\nbox AP {100 * result.metrics["coco/bbox_mAP"]:.1f}, {time}'
+        windows = [windows_of(result.detector, sample) for sample in samples] if row is LOW_ROW else []
+        columns.append(
+            demo_picture.Column(title, figures, [detect(result.detector, sample) for sample in samples], windows)
+        )
+    images = [cv2.imread(sample['data_samples'].img_path)[..., ::-1] / 255 for sample in samples]
+    engine = measured[-1].result.detector.backbone.plan.line
+    foot = 'Orange windows (here of the first block) ran with four bits, all others with eight.'
+    if 'plain torch' in engine:
+        foot += '\nThis CPU has no int8 products: integers run in plain torch, which saves no time.'
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    path = OUTPUT / 'detections.png'
-    cv2.imwrite(str(path), sheet)
-    return path
+    classes = first_images(1).metainfo['classes']
+    return demo_picture.write(OUTPUT / 'comparison.png', images, columns, classes, foot)
 
 
-def tabulate(measured: list[Measured]) -> Table:
+def tabulate(measured: list[Measured], times: list[float]) -> Table:
     """AP, bits, bit operations and time, a row each."""
     columns = ('model', 'box AP', 'AP50', 'mask AP', 'AP50', 'act. bits', 'BOPs', 'time')
-    times = relative_times([each.result.detector.backbone for each in measured])
     caption = (
         f'{IMAGES} images tell AP to a few points. Of the backbone: mean activation bits; bit operations against all '
-        'windows high, a count and not a speed; measured time against float, here and now. The middle rows simulate '
-        'integers in float, which costs time; the last computes with them'
+        'windows high, a count and not a speed. Of the whole detector: measured time from an image to its masks '
+        'against float, here and now. The middle rows simulate integers in float, which costs time; the last computes '
+        'with them'
     )
     table = Table(*columns, caption=caption)
     table.columns[0].no_wrap = True
@@ -198,6 +209,13 @@ def tabulate(measured: list[Measured]) -> Table:
     return table
 
 
+def integer_parts(detector: Any) -> str:
+    """What runs as what."""
+    ways = Counter(layer.make_runner() for layer in detector.modules() if isinstance(layer, IntegerLayer))
+    layers = ', '.join(f'{count} layers as {way}' for way, count in ways.items())
+    return f'{detector.backbone.plan.line}; neck and heads: {layers}'
+
+
 def main() -> int:
     os.chdir(ROOT)
     os.environ['MINICOCO_ROOT'] = f'{DATA.relative_to(ROOT)}/'
@@ -205,17 +223,19 @@ def main() -> int:
     console.print(f'[bold]mixaq_mmdet demo[/bold]: {IMAGES} images of mini-COCO, evaluated by pycocotools')
     make_data()
 
-    console.print('calibrating the quantized detector on 4 images, then turning its backbone into integers ...')
+    console.print('calibrating the quantized detector on 4 images, then turning all of it into integers ...')
     make_models()
     measured = []
     for row in ROWS:
         console.print(f'evaluating {row.name} ...')
         measured.append(measure(row))
-    console.print(tabulate(measured))
-    console.print(f'on integers: {measured[-1].result.detector.backbone.plan.line}')
-    console.print(f'detections of the last: {picture(ROWS[-1], measured[-1].result.detector).relative_to(ROOT)}')
+    detectors = [each.result.detector for each in measured]
+    times = relative_times(detectors)
+    console.print(tabulate(measured, times))
+    console.print(f'on integers: {integer_parts(detectors[-1])}')
+    console.print(f'float, low windows and integers side by side: {comparison(measured, times).relative_to(ROOT)}')
     image = sorted((DATA / 'val').glob('*'))[0]
-    run_tool('visualize.py', image, MIXAQ_RECIPE, CALIBRATED, '--out', OUTPUT / 'windows')
+    run_tool('visualize.py', image, RECIPE, CALIBRATED, '--out', OUTPUT / 'windows')
     console.print(f'which windows ran at low bits: {(OUTPUT / "windows" / "window_map.png").relative_to(ROOT)}')
     return 0
 

@@ -1,6 +1,8 @@
 """Make mini-COCO, a COCO-format instance segmentation set drawn from code alone (docs/minicoco.md).
 
 python tools/make_minicoco.py --out data/minicoco
+
+It runs in a checkout: what draws the set lies in benchmarks/minicoco, which no wheel carries.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 
 from minicoco.files import verify, write_atomic
 from minicoco.plan import SPLITS, TWINS, Plan, planned_splits, twin_names

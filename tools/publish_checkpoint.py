@@ -10,9 +10,8 @@ metrics of every logged step, JSON lines).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +21,8 @@ import torch
 from mmengine.config import Config
 
 import mixaq_mmdet
+from mixaq_mmdet.engine.checkpoints.files import write_checkpoint
+from mixaq_mmdet.reporting.files import file_sha256, write_whole
 
 KEPT_META = ('epoch', 'iter', 'seed', 'dataset_meta', 'cfg')
 LIMIT_MB = 10
@@ -34,15 +35,12 @@ def halve(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def without_places(text: str) -> str:
     """The config of the training without the folders of the machine it ran on."""
+    # an absolute data_root becomes data/<its folder>/, also in the paths below it
+    for root in set(re.findall(r"data_root\w*\s*=\s*'(/[^']+)'", text)):
+        text = text.replace(root, f'data/{Path(root).name}/')
     cfg = Config.fromstring(text, '.py')
     cfg.load_from, cfg.resume, cfg.work_dir = None, False, None
     return cfg.pretty_text
-
-
-def write_atomically(path: Path, write) -> None:
-    temporary = path.with_name(f'{path.name}.tmp-{os.getpid()}')
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def last_metrics(lines: list[str]) -> dict[str, float]:
@@ -70,14 +68,13 @@ def main() -> int:
     meta = {key: checkpoint['meta'][key] for key in KEPT_META if key in checkpoint.get('meta', {})}
     if 'cfg' in meta:
         meta['cfg'] = without_places(meta['cfg'])
-    arguments.target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.target, lambda path: torch.save({'meta': meta, 'state_dict': state}, path))
+    write_checkpoint({'meta': meta, 'state_dict': state}, arguments.target)
 
     lines = [line for path in arguments.scalars for line in path.read_text().splitlines()]
     size = arguments.target.stat().st_size
     card = {
         'file': arguments.target.name,
-        'sha256': hashlib.sha256(arguments.target.read_bytes()).hexdigest(),
+        'sha256': file_sha256(arguments.target),
         'bytes': size,
         'parameters': sum(value.numel() for value in state.values()),
         'precision': 'float32' if arguments.full_precision else 'float16',
@@ -93,11 +90,9 @@ def main() -> int:
             'mmdet': mmdet.__version__,
         },
     }
-    write_atomically(
-        arguments.target.with_suffix('.json'), lambda path: path.write_text(json.dumps(card, indent=2) + '\n')
-    )
+    write_whole(arguments.target.with_suffix('.json'), json.dumps(card, indent=2) + '\n')
     if lines:
-        write_atomically(arguments.target.with_suffix('.log'), lambda path: path.write_text('\n'.join(lines) + '\n'))
+        write_whole(arguments.target.with_suffix('.log'), '\n'.join(lines) + '\n')
     print(f'{arguments.target}: {size / 1e6:.2f} MB, sha256 {card["sha256"]}')
     if size > LIMIT_MB * 1e6:
         print(f'larger than {LIMIT_MB} MB: too large to ship in the repository', file=sys.stderr)

@@ -9,18 +9,18 @@ images among ranks.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
-from mixaq_mmdet.quantization import NotCalibratedError
+from mixaq_mmdet.engine.tool_errors import one_line_errors
 from mixaq_mmdet.search import layer_run
 
+SEARCH_IS_KEPT = 'give the same command with --resume: every finished candidate is kept'
 RATIO_FLAGS = (
-    'target_latency', 'objectives', 'population', 'generations', 'prune', 'surrogate', 'resume', 'force', 'ann_file',
-    'image_prefix',
+    'target_latency', 'objectives', 'population', 'generations', 'prune', 'surrogate', 'detector', 'resume', 'force',
+    'ann_file', 'image_prefix',
 )  # fmt: skip
 SETTINGS = ('images', 'seed', *(name for name in RATIO_FLAGS if name != 'target_latency'))
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         '--budget', type=float, help='largest relative bit operations (default: 0.75, with --allocate 1.0)'
     )
-    budget.add_argument('--target-latency', type=float, metavar='MS', help='largest predicted backbone latency instead')
+    budget.add_argument('--target-latency', type=float, metavar='MS', help='largest predicted latency instead')
     parser.add_argument(
         '--objectives',
         default='map,bops',
@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--seed', type=int, default=0, help='of the images and of the search')
     parser.add_argument('--prune', action='store_true', help='search prune ratios too')
     parser.add_argument('--surrogate', action='store_true', help='let a surrogate propose; a third of the evaluations')
+    parser.add_argument(
+        '--detector', action='store_true', help='predicted latency is that of the whole detector, not of its backbone'
+    )
     parser.add_argument('--ann-file', help="annotation file to search on, below the test set's data_root")
     parser.add_argument('--image-prefix', help='folder of its images, below data_root')
     parser.add_argument('--resume', action='store_true', help='go on from history.jsonl in the work folder')
@@ -72,7 +75,7 @@ def refuse_unused(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with one_line_errors(args, kept=lambda: SEARCH_IS_KEPT):
         refuse_unused(args)
         cfg = command_line.load_config(args)
         command_line.check_checkpoint(args.checkpoint, 'checkpoint')
@@ -95,8 +98,6 @@ def main(argv: list[str] | None = None) -> None:
         check_work_dir(settings.work_dir)
         with naming_annotations(cfg):
             run_search(cfg, settings)
-    except (ValueError, NotCalibratedError) as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

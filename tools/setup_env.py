@@ -4,6 +4,8 @@
 
     python3 tools/setup_env.py                     # .venv/ with everything from constraints.txt
     python3 tools/setup_env.py --system-packages   # keep the torch (CUDA or not) and mmcv this interpreter already has
+    python3 tools/setup_env.py --torch-index URL   # torch from an index of CPU builds
+    python3 tools/setup_env.py --stack onedl       # .venv-onedl/ with the onedl-* forks of the mm packages
 """
 
 from __future__ import annotations
@@ -14,34 +16,42 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import mmcv_wheel
+from mmcv_wheel import SetupError, built_wheel, say
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / 'constraints.txt'
 STAMP = 'mixaq-setup.json'
-PYTHON_RANGE = ((3, 10), (3, 13))
+CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
+PYTHON_RANGE = ((3, 10), (3, 14))
 BUILD_TOOLS = ('setuptools', 'wheel', 'ninja', 'psutil')
-HOST = ('torch', 'numpy', 'opencv-python', 'pycocotools', 'mmengine', 'mmdet')
-BUILD_MINUTES_PER_CORE = 19  # measured: 9.5 minutes on two cores
+HOST = ('numpy', 'opencv-python', 'pycocotools')
 
 
-class SetupError(Exception):
-    """A reason to stop that the user can act on; its text holds the fix."""
+class Stack(NamedTuple):
+    """What pip calls the mm packages, which have the same import names in every stack; and this package's extras."""
+
+    mmengine: str
+    mmcv: str
+    mmdet: str
+    extras: str
 
 
-def say(message: str) -> None:
-    print(f'[setup] {message}', flush=True)
+STACKS = {
+    'openmmlab': Stack('mmengine', 'mmcv', 'mmdet', 'all'),
+    'onedl': Stack('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'all-onedl'),
+}
 
 
 def pinned(name: str) -> str:
     """The tested version of ``name`` as constraints.txt has it."""
-    found = re.search(rf'^{re.escape(name)}==(\S+)$', CONSTRAINTS.read_text(), flags=re.MULTILINE)
+    found = re.search(rf'^{re.escape(name)}==([^\s;]+)', CONSTRAINTS.read_text(), flags=re.MULTILINE)
     if found is None:
         raise SetupError(f'constraints.txt does not pin {name}; add a line {name}==VERSION')
     return found.group(1)
@@ -56,8 +66,9 @@ def run(command: list[str | Path], **kwargs) -> None:
 class Environment:
     """The virtual environment at ``folder`` and what can be asked of it."""
 
-    def __init__(self, folder: Path, system_packages: bool) -> None:
+    def __init__(self, folder: Path, system_packages: bool, stack: Stack = STACKS['openmmlab']) -> None:
         self.folder = folder
+        self.stack = stack
         self.system_packages = system_packages
         self.python = folder / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
 
@@ -82,124 +93,48 @@ class Environment:
     def constraints(self) -> str:
         """The tested set; with ``system_packages``, the host packages already there keep their versions."""
         text = CONSTRAINTS.read_text()
-        for package in ('torch', 'mmcv', 'mmengine', 'mmdet', 'numpy', 'opencv-python') if self.system_packages else ():
+        kept = ('torch', 'numpy', 'opencv-python', *self.stack[:3])
+        for package in kept if self.system_packages else ():
             found = self.version(package)
             if found is not None:
                 text = re.sub(rf'^{re.escape(package)}==.*$', f'{package}=={found}', text, flags=re.MULTILINE)
         return text
 
 
-def compiler() -> str:
-    """The C++ compiler and its version, as part of the wheel's cache key."""
-    name = os.environ.get('CXX') or next((c for c in ('c++', 'g++', 'clang++') if shutil.which(c)), None)
-    if name is None:
-        raise SetupError('no C++ compiler found; install one (Debian: apt-get install g++) or set CXX')
-    lines = subprocess.run([*name.split(), '--version'], capture_output=True, text=True).stdout.splitlines()
-    return lines[0] if lines else name
-
-
-def mmcv_flags(environment: Environment) -> dict[str, str]:
-    """Environment variables of the mmcv build: CPU ops always, CUDA ops where torch has CUDA."""
-    cuda = environment.evaluate(
-        'import torch; print(int(torch.version.cuda is not None and torch.cuda.is_available()))'
-    )
-    flags = {'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda == '1' else '0'}
-    flags.update({key: os.environ[key] for key in ('TORCH_CUDA_ARCH_LIST', 'CXXFLAGS') if key in os.environ})
-    return flags
-
-
-def wheel_folder(environment: Environment, flags: dict[str, str]) -> Path:
-    """Where the built mmcv wheel is kept: one folder for each combination that may not share a binary."""
-    torch = environment.evaluate('import torch; print(torch.__version__)')
-    if torch is None:
-        raise SetupError(f'torch does not import in {environment.folder}; run `{environment.python} -c "import torch"`')
-    key = {
-        'torch': torch,
-        'python': sysconfig.get_config_var('SOABI') or platform.python_version(),
-        'platform': sysconfig.get_platform(),
-        'compiler': compiler(),
-        'flags': flags,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return cache / 'mixaq_mmdet' / 'wheels' / f'torch{torch}-{digest}'
-
-
-def build_steps(log: Path, process: subprocess.Popen) -> Iterator[tuple[int, int]]:
-    """Yield (done, total) as the build's log grows, until the process ends."""
-    position = 0
-    while process.poll() is None:
-        time.sleep(2)
-        with log.open(errors='replace') as stream:
-            stream.seek(position)
-            found = re.findall(r'\[(\d+)/(\d+)\]', stream.read())
-            position = stream.tell()
-        if found:
-            yield int(found[-1][0]), int(found[-1][1])
-
-
-def build_mmcv(environment: Environment, folder: Path, flags: dict[str, str]) -> None:
-    """Build the wheel into a temporary folder beside its place and move it there when it is whole."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    jobs = int(os.environ.get('MAX_JOBS', cores))
-    say(
-        f'building mmcv {pinned("mmcv")} with its compiled ops, about {max(1, round(BUILD_MINUTES_PER_CORE / jobs))} '
-        f'minutes on {jobs} cores; once for this torch, then it comes from {folder.parent}'
-    )
-    work = folder.with_name(f'{folder.name}.building-{os.getpid()}')
-    work.mkdir(parents=True)
-    log = work / 'build.log'
-    command = [
-        environment.python,
-        '-m',
-        'pip',
-        'wheel',
-        '-v',
-        '--no-build-isolation',
-        '--no-deps',
-        '--no-binary',
-        'mmcv',
-        f'mmcv=={pinned("mmcv")}',
-        '-w',
-        work,
-    ]
-    started, shown = time.monotonic(), -1
-    with log.open('w') as stream:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **flags, 'MAX_JOBS': str(jobs)},
+def install_torch(environment: Environment, index: str) -> None:
+    """torch alone and first, so that ``index`` serves nothing else, and nobody wonders what takes so long."""
+    if environment.version('torch') is not None:
+        return
+    if index:
+        say(f'installing torch {pinned("torch")} from {index}')
+        environment.pip('--index-url', index, 'torch')
+        return
+    if sys.platform == 'linux':
+        say(
+            f'installing torch {pinned("torch")}; unless pip is configured otherwise, Linux gets the CUDA build, also '
+            'without a GPU: about 3 GB to download, 5.5 GB on disk. '
+            f'For the CPU build (0.2 GB) stop here and give TORCH_INDEX={CPU_INDEX}'
         )
-    try:
-        for done, total in build_steps(log, process):
-            if done * 10 // total > shown:
-                shown = done * 10 // total
-                minutes = (time.monotonic() - started) / 60
-                say(f'mmcv: {done}/{total} files compiled, {minutes:.1f} minutes gone')
-    except BaseException:
-        process.terminate()
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    wheels = list(work.glob('mmcv-*.whl'))
-    if process.returncode or not wheels:
-        tail = '\n'.join(log.read_text(errors='replace').splitlines()[-25:])
-        raise SetupError(f'the mmcv build failed; the end of {log}:\n{tail}')
-    folder.mkdir(parents=True, exist_ok=True)
-    os.replace(wheels[0], folder / wheels[0].name)
-    shutil.rmtree(work, ignore_errors=True)
+    environment.pip('torch')
 
 
 def install_mmcv(environment: Environment) -> None:
     if environment.evaluate('import mmcv.ops, mmcv; print(mmcv.__version__)') is not None:
         return
-    flags = mmcv_flags(environment)
-    folder = wheel_folder(environment, flags)
-    if not list(folder.glob('mmcv-*.whl')):
-        build_mmcv(environment, folder, flags)
-    wheel = next(folder.glob('mmcv-*.whl'))
+    name = environment.stack.mmcv
+    wheel = built_wheel(environment, name, pinned(name))
     say(f'mmcv from {wheel}')
     environment.pip(wheel)
+
+
+def refuse_other_stacks(environment: Environment) -> None:
+    """Two stacks in one environment overwrite each other's files: pip does not know that they share folders."""
+    for name, stack in STACKS.items():
+        if stack != environment.stack and environment.version(stack.mmengine) is not None:
+            raise SetupError(
+                f'{environment.folder} has {stack.mmengine}, whose files {environment.stack.mmengine} would overwrite; '
+                f'give STACK={name}, or --folder with the name of a new folder'
+            )
 
 
 def install_torchvision(environment: Environment) -> None:
@@ -215,11 +150,11 @@ def mend_opencv(environment: Environment) -> None:
         environment.pip('--force-reinstall', '--no-deps', 'opencv-python-headless')
 
 
-def fingerprint(system_packages: bool) -> str:
+def fingerprint(system_packages: bool, stack: Stack) -> str:
     """Changes when anything that decides the environment's content does."""
-    parts = [CONSTRAINTS, ROOT / 'setup.cfg', ROOT / 'pyproject.toml', Path(__file__)]
+    parts = [CONSTRAINTS, ROOT / 'setup.cfg', ROOT / 'pyproject.toml', Path(__file__), Path(mmcv_wheel.__file__)]
     digest = hashlib.sha256(b''.join(part.read_bytes() for part in parts))
-    digest.update(f'{sys.version}{ROOT}{system_packages}'.encode())
+    digest.update(f'{sys.version}{ROOT}{system_packages}{stack.mmengine}'.encode())
     return digest.hexdigest()
 
 
@@ -230,33 +165,50 @@ def is_complete(environment: Environment, mark: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--folder', type=Path, default=ROOT / '.venv', help='where the environment goes')
+    parser.add_argument('--folder', type=Path, help='where the environment goes: .venv, or .venv-onedl for that stack')
+    parser.add_argument(
+        '--stack',
+        default=os.environ.get('STACK') or 'openmmlab',
+        help="openmmlab: OpenMMLab's own packages; onedl: their maintained forks; also STACK=NAME",
+    )
     parser.add_argument(
         '--system-packages',
         action='store_true',
         default=os.environ.get('MIXAQ_SYSTEM_PACKAGES', '0') not in ('', '0'),
         help='build on the packages this interpreter has (a CUDA torch, say); also MIXAQ_SYSTEM_PACKAGES=1',
     )
+    parser.add_argument(
+        '--torch-index',
+        default=os.environ.get('TORCH_INDEX', ''),
+        metavar='URL',
+        help=f'where torch comes from, {CPU_INDEX} for the CPU build; also TORCH_INDEX=URL',
+    )
     arguments = parser.parse_args()
     lowest, beyond = PYTHON_RANGE
     if not lowest <= sys.version_info[:2] < beyond:
         raise SetupError(
             f'Python {platform.python_version()} is outside {lowest[0]}.{lowest[1]} to '
-            f'{beyond[0]}.{beyond[1] - 1} (tested: 3.11); name another: make setup PYTHON=python3.11'
+            f'{beyond[0]}.{beyond[1] - 1} ; name another: make setup PYTHON=python3.12'
         )
-    environment = Environment(arguments.folder.resolve(), arguments.system_packages)
-    mark = fingerprint(arguments.system_packages)
+    if arguments.stack not in STACKS:
+        raise SetupError(f'no stack {arguments.stack!r}; give STACK= one of {", ".join(STACKS)}')
+    stack = STACKS[arguments.stack]
+    folder = arguments.folder or ROOT / ('.venv' if arguments.stack == 'openmmlab' else f'.venv-{arguments.stack}')
+    environment = Environment(folder.resolve(), arguments.system_packages, stack)
+    mark = fingerprint(arguments.system_packages, stack)
     if is_complete(environment, mark):
         return 0
     started = time.monotonic()
     say(f'making {environment.folder}')
     environment.create()
+    refuse_other_stacks(environment)
     environment.pip(*BUILD_TOOLS)
-    say('installing torch and the mm stack')
-    environment.pip(*HOST)
+    install_torch(environment, arguments.torch_index)
+    say('installing the mm stack')
+    environment.pip(*HOST, stack.mmengine, stack.mmdet)
     install_mmcv(environment)
     say('installing mixaq_mmdet with all extras')
-    environment.pip('--no-build-isolation', '-e', f'{ROOT}[all]')
+    environment.pip('--no-build-isolation', '-e', f'{ROOT}[{stack.extras}]')
     install_torchvision(environment)
     mend_opencv(environment)
     run([environment.python, '-m', 'mixaq_mmdet.compat'], cwd=ROOT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 
 from mmengine.config import Config, ConfigDict
 
@@ -13,7 +12,7 @@ import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.deploy.files import check_integer_checkpoint
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
-from mixaq_mmdet.quantization import NotCalibratedError
+from mixaq_mmdet.engine.tool_errors import one_line_errors
 
 FLIP_META = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 FLIP_TTA = dict(
@@ -78,7 +77,7 @@ def augment_test(cfg: Config) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with one_line_errors(args):
         if args.out and not args.out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out {args.out!r} must end in .pkl or .pickle')
         cfg = command_line.load_config(args)
@@ -89,9 +88,6 @@ def main(argv: list[str] | None = None) -> None:
             draw_predictions(cfg, args)
         if args.tta:
             augment_test(cfg)
-    except ValueError as error:
-        sys.exit(f'error: {error}')
-    try:
         with naming_annotations(cfg):
             runner = command_line.build_runner(cfg)
             if args.out:
@@ -99,8 +95,6 @@ def main(argv: list[str] | None = None) -> None:
 
                 runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
             runner.test()
-    except NotCalibratedError as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
+
+from mmengine.config import Config
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.calibration.run import kept_by_training
+from mixaq_mmdet.engine.checkpoints.overwriting import ALLOWED, refuse_overwriting
 from mixaq_mmdet.engine.damaged_files import check_work_dir, naming_annotations
-from mixaq_mmdet.quantization import NotCalibratedError
+from mixaq_mmdet.engine.tool_errors import one_line_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,12 +28,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from CHECKPOINT; without one, from the newest in the work folder, if there is any',
     )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace files of another run in the work folder, load_from included if it lies there',
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    cfg = Config()
+    with one_line_errors(args, kept=lambda: kept_by_training(cfg)):
         cfg = command_line.load_config(args)
         if args.amp:
             command_line.apply_amp(cfg)
@@ -40,13 +49,11 @@ def main(argv: list[str] | None = None) -> None:
         if cfg.get('load_from'):
             command_line.check_checkpoint(cfg.load_from, 'load_from')
         check_work_dir(cfg.work_dir)
-    except ValueError as error:
-        sys.exit(f'error: {error}')
-    try:
+        if args.overwrite:
+            cfg[ALLOWED] = True
+        refuse_overwriting(cfg)
         with naming_annotations(cfg):
             command_line.build_runner(cfg).train()
-    except NotCalibratedError as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import mixaq_mmdet  # noqa: F401  (importing registers, and prepares the host)
 from mixaq_mmdet.analysis import visualization
 from mixaq_mmdet.engine import command_line
-from mixaq_mmdet.quantization.quantizers.base import NotCalibratedError
+from mixaq_mmdet.engine.tool_errors import one_line_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,11 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with one_line_errors(args):
         for path in visualization.run(args):
             print(path)
-    except (ValueError, NotCalibratedError) as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

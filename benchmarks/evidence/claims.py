@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .statistics import Bound, Interval, outcome
+from .intervals import Bound, Interval, outcome
 
 NOT_RUN, NOT_TESTABLE = 'not run', 'not testable'
 COLUMNS = ('id', 'claim', 'published', 'metric', 'margin', 'seeds', 'data')
+NEEDS = 'needs'  # a further column of tables whose claims have preconditions
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Claim:
     margin: str
     seeds: str
     data: str
+    needs: tuple[str, ...] = ()  # claims that must hold before this one can be tested
 
     @property
     def bound(self) -> Bound:
@@ -35,7 +37,7 @@ class Claim:
 
         Args:
             interval: of the claim's metric; None: not run (yet).
-            untestable: why the claim cannot be tested here, such as a degradation that does not occur.
+            untestable: why the claim cannot be tested here, where no claim of ``needs`` says it.
         """
         found = None if interval is None else interval.as_dict()
         if untestable:
@@ -59,19 +61,20 @@ def read_claims(protocol: str | Path) -> dict[str, Claim]:
     if not protocol.is_file():
         raise ValueError(f'protocol {protocol} is missing; claims are written there before anything is run')
     claims: dict[str, Claim] = {}
-    inside = False
+    header: tuple[str, ...] = ()
     for line in protocol.read_text().splitlines():
         if not line.startswith('|'):
-            inside = False
+            header = ()
             continue
         cells = tuple(cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1])
-        if cells == COLUMNS:
-            inside = True
-        elif inside and not set(''.join(cells)) <= set('-: '):
-            claim = _row(cells, protocol)
+        if cells in (COLUMNS, (*COLUMNS, NEEDS)):
+            header = cells
+        elif header and not set(''.join(cells)) <= set('-: '):
+            claim = _row(cells, header, protocol)
             if claim.id in claims:
                 raise ValueError(f'{protocol}: claim {claim.id} stands there twice; give one of them another id')
             claims[claim.id] = claim
+    _check_needs(claims, protocol)
     return claims
 
 
@@ -84,9 +87,26 @@ def require(claims: dict[str, Claim], ids: tuple[str, ...], stage: str) -> None:
         )
 
 
-def _row(cells: tuple[str, ...], protocol: Path) -> Claim:
-    if len(cells) != len(COLUMNS):
-        raise ValueError(f'{protocol}: row {cells[0]!r} has {len(cells)} cells; columns are {list(COLUMNS)}')
-    claim = Claim(*(cell.replace('\\|', '|') for cell in cells))
+def _check_needs(claims: dict[str, Claim], protocol: Path) -> None:
+    for claim in claims.values():
+        reached: set[str] = set()
+        waiting = list(claim.needs)
+        while waiting:
+            need = waiting.pop()
+            if need not in claims:
+                raise ValueError(f'{protocol}: claim {claim.id} needs {need!r}, which is no claim; add its row')
+            if need == claim.id:
+                raise ValueError(f'{protocol}: claim {claim.id} needs itself; leave it out of its preconditions')
+            if need not in reached:
+                reached.add(need)
+                waiting += claims[need].needs
+
+
+def _row(cells: tuple[str, ...], header: tuple[str, ...], protocol: Path) -> Claim:
+    if len(cells) != len(header):
+        raise ValueError(f'{protocol}: row {cells[0]!r} has {len(cells)} cells; columns are {list(header)}')
+    named = dict(zip(header, (cell.replace('\\|', '|') for cell in cells), strict=True))
+    needs = tuple(re.findall(r'[\w-]*\w[\w-]*', named.pop(NEEDS, '')))
+    claim = Claim(**named, needs=needs)
     claim.bound  # noqa: B018  (an unreadable margin must fail here, not after hours of computing)
     return claim

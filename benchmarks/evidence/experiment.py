@@ -17,7 +17,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .splits import ROOT_VARIABLE, SEALED, dataset_edits
+from .splits import ROOTS, SEALED, dataset_edits, split_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KINDS = ('train', 'evaluate', 'measure')
@@ -26,6 +26,8 @@ KINDS = ('train', 'evaluate', 'measure')
 _MODEL = ('model', 'custom_hooks')
 _TRAINING = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')
 _WITHOUT_MEANING = ('val_interval', 'persistent_workers', 'pin_memory')
+# Options that came later, at the value that results of before had: these keep their hash.
+_AS_BEFORE = {'edge_weights': 'StatsQ', 'v_per_channel': False}
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,21 @@ def resolved(experiment: Experiment, repository: Path = REPOSITORY) -> Config:
     path = repository / experiment.config
     if not path.is_file():
         raise ValueError(f'config={experiment.config!r} of {experiment.name!r} is no file below {repository}')
-    cfg = copy.deepcopy(_read(path, os.environ.get(ROOT_VARIABLE)))
+    cfg = copy.deepcopy(_read(path, *(os.environ.get(variable) for variable in ROOTS)))
     cfg.merge_from_dict({'randomness': {'seed': experiment.seed}})
     cfg.merge_from_dict(dict(experiment.overrides))
     edits = dataset_edits(experiment.split)
     if edits:
         cfg.merge_from_dict({'test_dataloader': {'dataset': edits}})
     return cfg
+
+
+def training_split(experiment: Experiment, repository: Path = REPOSITORY) -> str | None:
+    """The split of mini-COCO that a training sees; None for what is no training, and for other data."""
+    if experiment.kind != 'train':
+        return None
+    dataset = (resolved(experiment, repository).get('train_dataloader') or {}).get('dataset') or {}
+    return split_of(dataset, repository)
 
 
 def meaning(experiment: Experiment, repository: Path = REPOSITORY) -> dict[str, Any]:
@@ -151,9 +161,16 @@ def _origin(start: Experiment | str | None, repository: Path) -> str | None:
     if isinstance(start, Experiment):
         return f'experiment:{fingerprint(start, repository)}'
     path = repository / start
-    if not path.is_file():
+    digest = file_digest(path) if path.is_file() else _recorded_digest(path)
+    if digest is None:
         raise ValueError(f'starts_from={start!r} is no file; it ships with the repository: `git checkout -- {start}`')
-    return f'file:{file_digest(path)}'
+    return f'file:{digest}'
+
+
+def _recorded_digest(path: Path) -> str | None:
+    """Of a checkpoint that is no longer shipped, from the facts beside it: what was made from it keeps its hash."""
+    facts = path.with_suffix('.json')
+    return json.loads(facts.read_text()).get('sha256') if facts.is_file() else None
 
 
 def file_digest(path: Path) -> str:
@@ -164,12 +181,15 @@ def file_digest(path: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _file_digest(path: Path, size: int, modified: int) -> str:
+    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @functools.cache
-def _read(path: Path, data_root: str | None) -> Config:
+def _read(path: Path, *data_roots: str | None) -> Config:
     """A config file, read once for each place of the data: a plan names the same files many times."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # mmengine's way of finding mmdet's configs is deprecated
@@ -183,21 +203,24 @@ def _read(path: Path, data_root: str | None) -> Config:
 @contextlib.contextmanager
 def _no_machine() -> Iterator[None]:
     """Read configs as if the data lay in a place of the same name everywhere."""
-    before = os.environ.get(ROOT_VARIABLE)
-    os.environ[ROOT_VARIABLE] = 'DATA/'
+    before = {variable: os.environ.get(variable) for variable in ROOTS}
+    # the first name is that of the result files there are
+    os.environ.update(zip(ROOTS, ('DATA/', 'DATA_16K/'), strict=True))
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[ROOT_VARIABLE]
-        else:
-            os.environ[ROOT_VARIABLE] = before
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
 
 
 def _plain(value: Any, repository: str) -> Any:
     """Containers and scalars that JSON knows, without the repository's path and without keys of no meaning."""
     if isinstance(value, Mapping):
         kept = {str(key): item for key, item in value.items() if key not in _WITHOUT_MEANING}
+        kept = {key: item for key, item in kept.items() if key not in _AS_BEFORE or item != _AS_BEFORE[key]}
         return {key: _plain(kept[key], repository) for key in sorted(kept)}
     if isinstance(value, (list, tuple)):
         return [_plain(item, repository) for item in value]

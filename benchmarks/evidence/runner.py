@@ -27,7 +27,7 @@ WAITING, RUNNING, DONE, FAILED, BLOCKED, ELSEWHERE, STOPPED = (
     'runs elsewhere',
     'stopped',
 )
-# not the module's own file as a script: its folder holds a statistics.py, which would hide Python's
+# not the module's own file as a script: it imports its neighbours as parts of a package
 CHILD = 'import sys; sys.path.insert(0, sys.argv[1]); from evidence.worker import main; main(sys.argv[2])'
 GRACE = 20  # seconds between asking a child to stop and killing it
 

@@ -20,7 +20,8 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from . import splits
-from .experiment import REPOSITORY, Experiment, file_digest, fingerprint, resolved
+from .experiment import REPOSITORY, Experiment, file_digest, fingerprint, resolved, training_split
+from .source import source
 from .store import Store
 from .workplace import Workplace
 
@@ -77,9 +78,18 @@ def ready(experiment: Experiment, repository: Path) -> Config:
 def starting_point(experiment: Experiment, work_root: Path, repository: Path) -> Path | None:
     """The file the experiment starts from; the runner has seen to it that it is there."""
     start = experiment.starts_from
-    if start is None or isinstance(start, str):
-        return None if start is None else repository / start
-    path = Workplace(work_root, fingerprint(start, repository)).checkpoint()
+    if start is None:
+        return None
+    if isinstance(start, str):
+        if not (repository / start).is_file():
+            raise ValueError(
+                f'starts_from={start!r} is no longer shipped; `git log --diff-filter=D -- {start}` names the commit '
+                f'that removed it, `git checkout COMMIT~1 -- {start}` brings it back'
+            )
+        return repository / start
+    place = Workplace(work_root, fingerprint(start, repository))
+    place.require_data(trained_on(start, repository))
+    path = place.checkpoint()
     if path is None:
         raise ValueError(f'the checkpoint of {start.name!r} is missing; run that experiment first')
     return path
@@ -109,6 +119,8 @@ def evaluate(experiment: Experiment, checkpoint: Path, place: Workplace, reposit
 
     splits.require(repository, experiment.split)
     cfg = ready(experiment, repository)
+    # checkpoints hold the average already, and its own copy of a model is nothing that a test may calibrate
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or () if hook['type'] != 'EMAHook']
     found = run(cfg, checkpoint, work_dir=place.folder / 'evaluation')
     prefix = splits.image_prefix(experiment.split)
     matches = {
@@ -116,6 +128,14 @@ def evaluate(experiment: Experiment, checkpoint: Path, place: Workplace, reposit
     }
     extras = look_up(experiment.probe)(found, cfg) if experiment.probe else {}
     return Outcome(found.metrics, matches, extras, found.images)
+
+
+def calibration_effort(place: Workplace) -> dict[str, Any]:
+    """What the calibration took, where there was one."""
+    from mixaq_mmdet.engine.calibration.effort import EFFORT_FILE
+
+    file = place.folder / EFFORT_FILE
+    return {'calibration': json.loads(file.read_text())} if file.is_file() else {}
 
 
 def measure(experiment: Experiment, checkpoint: Path | None, place: Workplace, repository: Path) -> Outcome:
@@ -129,7 +149,7 @@ def describe(
     experiment: Experiment, key: str, start: Path | None, checkpoint: Path | None, found: Outcome
 ) -> dict[str, Any]:
     """The result file without what only the run itself knows."""
-    from mixaq_mmdet.engine import environment
+    from mixaq_mmdet.reporting import environment
 
     origin = experiment.starts_from
     return {
@@ -161,13 +181,18 @@ def command(experiment: Experiment) -> str:
     return f'python benchmarks/experiments.py run --experiment {shlex.quote(experiment.name)}{opened}'
 
 
-def seen(experiment: Experiment, repository: Path) -> list[str]:
-    """Splits whose pictures the result depends on."""
+def digests(experiment: Experiment, repository: Path) -> dict[str, str]:
+    """Digests of the splits whose images the result depends on, by name."""
     names = {experiment.split, *experiment.settings.get('splits', ())}
-    if experiment.kind == 'train':
-        trained = resolved(experiment, repository).train_dataloader.dataset.get('ann_file') or ''
-        names.add(splits.split_of(trained))
-    return sorted(name for name in names if name and splits.digest(repository, name))
+    found = {name: splits.digest(repository, name) for name in sorted(name for name in names if name)}
+    return {name: digest for name, digest in found.items() if digest} | trained_on(experiment, repository)
+
+
+def trained_on(experiment: Experiment, repository: Path) -> dict[str, str]:
+    """The digest of the split that a training sees, by its name."""
+    split = training_split(experiment, repository)
+    digest = splits.digest(repository, split)
+    return {split: digest} if split and digest else {}
 
 
 def work(specification: Mapping[str, Any]) -> None:
@@ -176,7 +201,8 @@ def work(specification: Mapping[str, Any]) -> None:
     experiment = Experiment.from_dict(specification['experiment'])
     key, work_root = specification['hash'], Path(specification['work'])
     place, store = Workplace(work_root, key), Store(specification['store'])
-    attempts, begin = place.begin_attempt(), time.perf_counter()
+    begin = time.perf_counter()
+    sources = place.begin_attempt(source(repository), trained_on(experiment, repository))
     start = starting_point(experiment, work_root, repository)
     checkpoint = train(experiment, place, start, repository) if experiment.kind == 'train' else start
     if specification.get('checkpoint_only'):
@@ -186,10 +212,15 @@ def work(specification: Mapping[str, Any]) -> None:
     else:
         assert checkpoint is not None  # Experiment has checked it
         found = evaluate(experiment, checkpoint, place, repository)
+    if experiment.kind == 'train':
+        found = replace(found, extras={**found.extras, **calibration_effort(place)})
     result = describe(experiment, key, start, checkpoint, found)
-    result['data'] = {name: splits.digest(repository, name) for name in seen(experiment, repository)}
+    result['data'] = digests(experiment, repository)
+    result |= sources[-1]
+    if earlier := [known for known in sources[:-1] if known != sources[-1]]:
+        result['earlier_sources'] = earlier
     result['minutes'] = round((time.perf_counter() - begin) / 60, 2)
-    result['attempts'] = attempts
+    result['attempts'] = len(sources)
     store.write(key, result, found.matches)
 
 

@@ -1,18 +1,32 @@
-"""The folder an experiment works in: its lock, its log, its checkpoint. Not committed, may be deleted at any time."""
+"""The folder an experiment works in: its lock, its log, its checkpoint. Not committed, may be deleted at any time.
+
+It lies outside of the checkout, so that a fresh clone finds the trainings of another again.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .experiment import file_digest
 from .store import write_json
 
+STORE_VARIABLE = 'MIXAQ_EVIDENCE_STORE'
+
+
+def default_root() -> Path:
+    """Where experiments work: ``$MIXAQ_EVIDENCE_STORE``, else below the user's cache folder."""
+    if chosen := os.environ.get(STORE_VARIABLE):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mixaq_mmdet' / 'evidence'
+
 
 class Workplace:
-    """``work_dirs/experiments/<hash>``."""
+    """``<root>/<hash>``."""
 
     def __init__(self, root: str | Path, key: str) -> None:
         self.folder = Path(root) / key
@@ -68,12 +82,30 @@ class Workplace:
         path = self.folder / Path(pointer.read_text().strip()).name
         return path if path.is_file() else None
 
-    def begin_attempt(self) -> int:
-        """Count this attempt; the number is 1 where nothing was interrupted."""
-        count = 1 + (json.loads(self._attempts.read_text())['attempts'] if self._attempts.is_file() else 0)
-        write_json(self._attempts, {'attempts': count})
-        return count
+    def begin_attempt(self, source: Mapping[str, Any], data: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Note this attempt; returns the sources of all attempts, one where nothing was interrupted.
 
-    def tail(self, lines: int = 15) -> str:
+        Args:
+            source: the commit that this attempt runs.
+            data: digest of the split that it trains on, by name.
+        """
+        self.require_data(data)
+        sources = [*self._known().get('sources', ()), dict(source)]
+        write_json(self._attempts, {'sources': sources, 'data': dict(data)})
+        return sources
+
+    def require_data(self, data: Mapping[str, str]) -> None:
+        """Refuse what an attempt on other data left: clones share the store, not their data."""
+        for split, digest in self._known().get('data', {}).items():
+            if data.get(split, digest) != digest:
+                raise ValueError(
+                    f'{self.folder} was trained on other data (split {split!r}); move it away, or give this data set a '
+                    f'store of its own with {STORE_VARIABLE}'
+                )
+
+    def _known(self) -> dict[str, Any]:
+        return json.loads(self._attempts.read_text()) if self._attempts.is_file() else {}
+
+    def tail(self, lines: int = 25) -> str:
         """The end of the log, for a message."""
         return '\n'.join(self.log.read_text(errors='replace').splitlines()[-lines:]) if self.log.is_file() else ''

@@ -31,6 +31,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    cost=dict(type='CostHook'),
 )
 custom_hooks = [dict(type='ExactResumeHook')]
 env_cfg = dict(

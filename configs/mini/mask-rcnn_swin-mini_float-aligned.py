@@ -2,7 +2,7 @@
 # (docs/results/premise.md); the result is the model that the quantization recipes start from.
 _base_ = ['./mask-rcnn_swin-mini_float.py']
 
-load_from = 'checkpoints/mask-rcnn_swin-mini_plain.pth'
+load_from = 'work_dirs/mask-rcnn_swin-mini_float/epoch_5.pth'  # what the recipe before leaves
 max_epochs = 1
 
 model = dict(type='WindowAlignedMaskRCNN')

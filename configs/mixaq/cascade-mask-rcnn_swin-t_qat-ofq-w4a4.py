@@ -5,7 +5,7 @@ custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
 # made by tools/convert_checkpoint.py, see the table
 load_from = 'checkpoints/cascade_swin-t.pth'
 model = dict(
-    backbone=dict(init_cfg=None, quant=dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2)),
+    backbone=dict(init_cfg=None, drop_path_rate=0.0, quant=dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2)),
 )
 # Ours: OFQ publishes no schedule for detectors. Its decay from 2e-4 to 1e-5 is for classifiers; the rate of the float
 # training bounds what a detector takes.

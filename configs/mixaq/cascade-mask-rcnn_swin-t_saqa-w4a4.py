@@ -5,7 +5,7 @@ custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
 # where that recipe leaves its last checkpoint: override it with yours
 load_from = 'work_dirs/cascade-mask-rcnn_swin-t_qat-ofq-w4a4/epoch_12.pth'
 model = dict(
-    backbone=dict(init_cfg=None, quant=dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2)),
+    backbone=dict(init_cfg=None, drop_path_rate=0.0, quant=dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2)),
 )
 # Ours: the paper publishes no schedule; twelve epochs at 1e-5 are SparseViT's, which adapts to the same ratios.
 max_epochs = 12

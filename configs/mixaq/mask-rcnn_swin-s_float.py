@@ -4,3 +4,4 @@ custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
 model = dict(backbone=dict(type='TwoBranchSwin'))
 # as every recipe here: full precision in the file, mixed precision by `tools/train.py --amp`
 optim_wrapper = dict(type='OptimWrapper')
+default_hooks = dict(cost=dict(type='CostHook'))

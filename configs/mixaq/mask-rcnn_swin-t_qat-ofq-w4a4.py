@@ -5,7 +5,7 @@ custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
 folder = 'https://download.openmmlab.com/mmdetection/v2.0/swin/mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco/'
 load_from = folder + 'mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco_20210906_131725-bacf6f7b.pth'
 model = dict(
-    backbone=dict(init_cfg=None, quant=dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2)),
+    backbone=dict(init_cfg=None, drop_path_rate=0.0, quant=dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2)),
 )
 # Ours: OFQ publishes no schedule for detectors. Its decay from 2e-4 to 1e-5 is for classifiers; the rate of the float
 # training bounds what a detector takes.

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mixaq_mmdet.quantization.layers import BranchQuantizers
 from mixaq_mmdet.quantization.quantizers.base import Quantizer
+from mixaq_mmdet.reporting.figures import HIGH_COLOUR, LOW_COLOUR
 
 BINS = 200
-COLOURS = {'high': '#0072B2', 'low': '#E69F00'}
+COLOURS = {'high': HIGH_COLOUR, 'low': LOW_COLOUR}
 MOST_LINES = 64
 
 
@@ -40,7 +41,7 @@ def find_layer(model: nn.Module, layer: str) -> tuple[str, BranchQuantizers]:
             return name, known[name]
     part = layer.removesuffix('.input_quant')[-16:]
     similar = [name for name in known if part in name][:5] or list(known)[:5]
-    raise ValueError(f'--layer {layer!r} is no quantized activation; use for example {similar}')
+    raise ValueError(f'--layer {layer!r} is not a quantized activation; use for example {similar}')
 
 
 class Watch:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PALETTE = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442')
+from mixaq_mmdet.reporting.figures import COLOURS
+
 GAP = 1.0  # between labels, in points
 CAPTION_INCHES = 0.35
 
@@ -66,10 +67,11 @@ def draw_detections(
     figure.tight_layout(rect=(0, foot / height, 1, 1))
     figure.draw_without_rendering()  # fixes where the panels lie, which labels are placed by
     for axis, shown, kept in panels:
-        _draw_boxes(axis, shown, kept, classes)
+        draw_boxes(axis, shown, kept, classes)
 
 
-def _draw_boxes(axis: Any, shown: Any, kept: Sequence[int], classes: tuple[str, ...]) -> None:
+def draw_boxes(axis: Any, shown: Any, kept: Sequence[int], classes: Sequence[str]) -> None:
+    """Boxes and labels of the ``kept`` ones of ``shown`` (numpy arrays), over a panel that stays where it is."""
     from matplotlib.patches import Rectangle
 
     for index in reversed(kept):
@@ -81,8 +83,8 @@ def _draw_boxes(axis: Any, shown: Any, kept: Sequence[int], classes: tuple[str, 
     for index in kept:
         label = int(shown.labels[index])
         text = axis.text(
-            0, 0, f'{classes[label]} {shown.scores[index]:.2f}', fontsize=6.5, va='bottom', ha='left', color='black',
-            bbox={'facecolor': _colour(label), 'alpha': 0.85, 'pad': 0.8, 'lw': 0}, clip_on=True,
+            0, 0, f'{classes[label]} {shown.scores[index]:.2f}', fontsize=6.5, va='bottom', ha='left',
+            color=_ink(label), bbox={'facecolor': _colour(label), 'alpha': 0.85, 'pad': 0.8, 'lw': 0}, clip_on=True,
         )  # fmt: skip
         extent = text.get_window_extent()
         texts.append(text)
@@ -129,5 +131,10 @@ def _places(width: float, height: float, box: Area, panel: Area) -> Iterator[Are
         yield Area(x, y, x + width, y + height)
 
 
+def _ink(label: int) -> str:
+    """What can be read on a label's colour."""
+    return 'white' if _colour(label) == '#000000' else 'black'
+
+
 def _colour(label: int) -> str:
-    return PALETTE[label % len(PALETTE)]
+    return COLOURS[label % len(COLOURS)]

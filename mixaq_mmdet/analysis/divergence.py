@@ -26,9 +26,7 @@ class Divergence:
         masks: how many of them are asked for masks.
     """
 
-    def __init__(
-        self, detector: nn.Module, images: Sequence[dict[str, Any]], proposals: int = 64, masks: int = 16
-    ) -> None:
+    def __init__(self, detector: Any, images: Sequence[dict[str, Any]], proposals: int = 64, masks: int = 16) -> None:
         check_two_stage(detector)
         self.images = list(images)
         self._asked: list[Regions] = []

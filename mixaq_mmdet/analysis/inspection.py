@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmdet.apis import inference_detector, init_detector
-from mmengine.config import Config
+from mmdet.apis import inference_detector
 from torch import Tensor, nn
 
-from mixaq_mmdet.engine.command_line import check_checkpoint
-from mixaq_mmdet.engine.damaged_pictures import check_picture
+from mixaq_mmdet.deploy.parts.bytes import ByteImages
+from mixaq_mmdet.engine.damaged_images import check_image_file
 from mixaq_mmdet.models import TwoBranchSwin
-from mixaq_mmdet.models.two_branch_stage import StageRecord
+from mixaq_mmdet.models.stage_windows import StageRecord
 
 
 class Inspection(NamedTuple):
@@ -35,12 +34,6 @@ class Inspection(NamedTuple):
     sample: Any
 
 
-def load_detector(cfg: Config, checkpoint: str | Path, device: str = 'cpu', field: str = 'checkpoint') -> nn.Module:
-    """The detector of a config with its weights, in eval mode; ``field`` is what messages call the checkpoint."""
-    check_checkpoint(str(checkpoint), field)
-    return init_detector(cfg, str(checkpoint), palette='random', device=device)
-
-
 def two_branch(detector: nn.Module) -> TwoBranchSwin:
     """The detector's backbone; a ValueError if its windows are not ranked."""
     backbone = getattr(detector, 'backbone', None)
@@ -51,7 +44,7 @@ def two_branch(detector: nn.Module) -> TwoBranchSwin:
     return backbone
 
 
-def depths_of(backbone: nn.Module) -> tuple[int, ...]:
+def depths_of(backbone: Any) -> tuple[int, ...]:
     """Blocks of each stage."""
     return tuple(len(stage.blocks) for stage in backbone.stages)
 
@@ -60,11 +53,16 @@ def depths_of(backbone: nn.Module) -> tuple[int, ...]:
 def seen_images(backbone: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the (B, C, H, W) inputs of the backbone."""
     found: list[Tensor] = []
-    handle = backbone.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].detach()))
+    handle = backbone.register_forward_pre_hook(lambda module, inputs: found.append(_as_floats(inputs[0])))
     try:
         yield found
     finally:
         handle.remove()
+
+
+def _as_floats(images: Tensor | ByteImages) -> Tensor:
+    """What a backbone is given, as a tensor: those of converted detectors take bytes."""
+    return images.floats() if isinstance(images, ByteImages) else images.detach()
 
 
 def as_picture(image: Tensor, preprocessor: Any) -> np.ndarray:
@@ -81,7 +79,7 @@ def as_picture(image: Tensor, preprocessor: Any) -> np.ndarray:
 @torch.no_grad()
 def inspect(detector: nn.Module, image: str | Path) -> Inspection:
     """Run one image file through the detector."""
-    check_picture(image, 'image')
+    check_image_file(image, 'image')
     backbone = two_branch(detector)
     with seen_images(backbone) as seen, backbone.record_windows() as records:
         sample = inference_detector(detector, str(image))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .visualization import save_figure
+from mixaq_mmdet.reporting.figures import COLOURS, save_figure
 
 SHORT = {'attn.w_msa.': '', 'stages.': 's', '.blocks.': 'b', 'ffn.layers.0.0': 'fc1', 'ffn.layers.1': 'fc2'}
 
@@ -28,7 +28,7 @@ def plot_layers(
         figure.set_size_inches(14, 2.2 * len(panels) + 1)
         _draw(figure, panels, layers, logarithmic, title)
 
-    save_figure(path, draw, dpi=110)
+    save_figure(path, draw)
 
 
 def _draw(
@@ -40,7 +40,7 @@ def _draw(
 ) -> None:
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
     for axis, (name, values) in zip(axes[:, 0], panels.items(), strict=True):
-        axis.bar(range(len(layers)), [values.get(layer, 0) for layer in layers], color='#1f6f8b')
+        axis.bar(range(len(layers)), [values.get(layer, 0) for layer in layers], color=COLOURS[0])
         axis.set_ylabel(name)
         if name in logarithmic:
             axis.set_yscale('log')

@@ -28,9 +28,7 @@ def layer_names(backbone: Any) -> list[str]:
     return [
         layer.name
         for layer in backbone_layers(swin_spec(backbone), (32, 32))
-        if layer.name not in FIXED
-        and layer.stage in used
-        and not (layer.stage == last and layer.name.endswith('reduction'))
+        if layer.name not in FIXED and layer.stage in used and not (layer.stage == last and 'merge_in' in layer.roles)
     ]
 
 

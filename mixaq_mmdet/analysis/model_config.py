@@ -1,4 +1,4 @@
-"""The backbone of a config without its detector, and the size of picture it usually sees."""
+"""The backbone of a config, alone or with its detector, and the size of image that it usually sees."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mmdet.models.backbones.swin import SwinTransformer
+from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mixaq_mmdet.engine.calibration_data import reading_pipeline
+from mixaq_mmdet.engine.calibration.data import reading_pipeline
 from mixaq_mmdet.engine.evaluate import annotation_file
 
 COCO_SHAPE = (800, 1216)
@@ -22,10 +23,27 @@ COMMON_ASPECT = 1.5
 
 def build_backbone(cfg: Config) -> SwinTransformer:
     """Build the Swin backbone of a config, with fresh weights and in eval mode; nothing is downloaded."""
-    backbone = _find_backbone(cfg.get('model'))
-    if backbone is None:
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        built = MODELS.build({**_detector_with_swin(cfg)['backbone'], 'init_cfg': None})
+    built.eval()
+    return built
+
+
+def build_detector(cfg: Config) -> BaseDetector:
+    """The same for the whole detector."""
+    detector = _detector_with_swin(cfg)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        built = MODELS.build({**detector, 'backbone': {**detector['backbone'], 'init_cfg': None}})
+    built.eval()
+    return built
+
+
+def _detector_with_swin(cfg: Config) -> Mapping[str, Any]:
+    """The detector's config, if its backbone is a Swin that can be built without a checkpoint."""
+    detector = _find_detector(cfg.get('model'))
+    if detector is None:
         raise ValueError('model.backbone is missing; give the config of a detector with a Swin backbone')
-    kind = str(backbone.get('type'))
+    kind = str(detector['backbone'].get('type'))
     if kind.rsplit('.', 1)[-1] == 'IntegerSwin':
         raise ValueError(
             f'model.backbone.type={kind!r} is converted: its bits and weights are in its checkpoint, which is not read '
@@ -33,20 +51,19 @@ def build_backbone(cfg: Config) -> SwinTransformer:
             'measures the converted path)'
         )
     if kind.rsplit('.', 1)[-1] not in ('TwoBranchSwin', 'SwinTransformer'):
-        raise ValueError(f"model.backbone.type={kind!r} is no Swin; use 'TwoBranchSwin' or mmdet's 'SwinTransformer'")
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        built = MODELS.build({**backbone, 'init_cfg': None})
-    built.eval()
-    return built
+        raise ValueError(
+            f"model.backbone.type={kind!r} is not a Swin; use 'TwoBranchSwin' or mmdet's 'SwinTransformer'"
+        )
+    return detector
 
 
-def _find_backbone(model: Any) -> Mapping[str, Any] | None:
-    """The backbone's config; wrappers (test-time augmentation, semi-supervised detectors) are looked through."""
+def _find_detector(model: Any) -> Mapping[str, Any] | None:
+    """The config that has the backbone; wrappers (test-time augmentation, semi-supervised ones) are looked through."""
     if not isinstance(model, Mapping):
         return None
     if 'backbone' in model:
-        return model['backbone']
-    return next((found for name in ('module', 'detector') if (found := _find_backbone(model.get(name)))), None)
+        return model
+    return next((found for name in ('module', 'detector') if (found := _find_detector(model.get(name)))), None)
 
 
 def input_shape(cfg: Config, given: Sequence[int] | None) -> tuple[int, int]:
@@ -60,9 +77,9 @@ def input_shape(cfg: Config, given: Sequence[int] | None) -> tuple[int, int]:
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:
-    """(height, width) in pixels that the test pipeline makes of most pictures, padding to the divisor included.
+    """(height, width) in pixels that the test pipeline makes of most images, padding to the divisor included.
 
-    A fixed ``Resize`` scale is filled by a 3:2 picture; where nothing is resized, the most common size in the test
+    A fixed ``Resize`` scale is filled by a 3:2 image; where nothing is resized, the most common size in the test
     set's annotation file counts, and without that file 800 x 1216.
     """
     divisor = ((cfg.get('model') or {}).get('data_preprocessor') or {}).get('pad_size_divisor', 1)

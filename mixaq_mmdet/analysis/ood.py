@@ -11,14 +11,14 @@ import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mixaq_mmdet.engine.damaged_pictures import naming_pictures
+from mixaq_mmdet.engine.damaged_images import naming_images
 from mixaq_mmdet.engine.evaluate import evaluate
 from mixaq_mmdet.engine.progress import counted_images
 from mixaq_mmdet.models.ratios import Ratios, checked_ratios
+from mixaq_mmdet.reporting.figures import COLOURS
 from mixaq_mmdet.windows.importance import Importance, Random
 
 from .inspection import two_branch
-from .study import COLOURS
 
 
 def turned_around(importance: Importance) -> Importance:
@@ -56,8 +56,9 @@ def coco_folder(folder: Path) -> dict[str, Any]:
                 'data_prefix': {'img': f'{images.name}/'},
             }
     raise ValueError(
-        f'{str(folder)!r} is no COCO-style folder; it needs annotations/instances_<split>.json and a folder <split>/ '
-        f'(found {[file.name for file in files] or "no annotation file"})'
+        f'--sets {folder} is not a COCO-style folder; it needs annotations/instances_<split>.json and <split>/ '
+        f'(found {[file.name for file in files] or "no annotation file"}); for other layouts give --ann-file and '
+        '--image-prefix'
     )
 
 
@@ -69,28 +70,27 @@ def robustness(
     if unknown:
         raise ValueError(f'--rankings {unknown} are unknown; use some of {list(RANKINGS)}')
     backbone = two_branch(detector)
-    before, importance = backbone._configured, backbone.importance
+    importance = backbone.importance
     plan = []
     for arm in arms:
-        ranked = any(map(any, checked_ratios(arm.low, arm.prune, backbone.num_pairs)))
+        ranked = any(ratio for ratios in checked_ratios(arm.low, arm.prune, backbone.num_pairs) for ratio in ratios)
         plan += [(arm, ranking, ranking if ranked else '-') for ranking in (rankings if ranked else rankings[:1])]
-    images = len(plan) * sum(len(loader.sampler) for loader in loaders.values())  # type: ignore[arg-type]
+    images = len(plan) * sum(len(loader.sampler) for loader in loaders.values())  # type: ignore[arg-type, misc]
     rows = []
     try:
         with counted_images('robustness', backbone, images):
             for arm, ranking, shown in plan:
-                backbone.set_ratios(arm.low, arm.prune)
                 backbone.importance = RANKINGS[ranking](importance)
-                ap = {name: _average_precision(detector, loader) for name, loader in loaders.items()}
+                with backbone.at_ratios(arm.low, arm.prune):
+                    ap = {name: _average_precision(detector, loader) for name, loader in loaders.items()}
                 rows.append({'arm': arm.name, 'ranking': shown, 'ap': ap, **degradation(ap)})
     finally:
-        backbone.set_ratios(*before)
         backbone.importance = importance
     return rows
 
 
 def _average_precision(detector: nn.Module, loader: DataLoader) -> float:
-    with naming_pictures(loader.dataset):
+    with naming_images(loader.dataset):
         return 100 * evaluate(detector, dataloader=loader).metrics['coco/bbox_mAP']
 
 

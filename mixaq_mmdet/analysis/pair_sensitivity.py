@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mixaq_mmdet.engine.damaged_pictures import naming_pictures
+from mixaq_mmdet.engine.damaged_images import naming_images
 from mixaq_mmdet.engine.evaluate import evaluate
 from mixaq_mmdet.engine.progress import counted_images
+from mixaq_mmdet.reporting.figures import COLOURS, MARKERS
 
 from .inspection import two_branch
-from .study import COLOURS, MARKERS
 
 
 def one_pair(pairs: int, pair: int, ratio: float) -> tuple[float, ...]:
@@ -27,12 +27,12 @@ class FeatureError:
 
     unit = 'squared error of features (% of signal)'
 
-    def __init__(self, detector: nn.Module, loader: DataLoader) -> None:
+    def __init__(self, detector: Any, loader: DataLoader) -> None:
         self.images = [detector.data_preprocessor(batch, False)['inputs'] for batch in loader]
         self.reference = self._outputs(detector)
 
     @torch.no_grad()
-    def _outputs(self, detector: nn.Module) -> list[tuple[Tensor, ...]]:
+    def _outputs(self, detector: Any) -> list[tuple[Tensor, ...]]:
         return [detector.backbone(images) for images in self.images]
 
     def __call__(self, detector: nn.Module) -> float:
@@ -49,7 +49,7 @@ class LossOfAP:
 
     unit = 'loss of box AP (points)'
 
-    def __init__(self, detector: nn.Module, loader: DataLoader) -> None:
+    def __init__(self, detector: Any, loader: DataLoader) -> None:
         self.loader = loader
         self.reference = self._ap(detector)
 
@@ -60,7 +60,7 @@ class LossOfAP:
         return self.reference - self._ap(detector)
 
 
-SCORES = {'error': FeatureError, 'ap': LossOfAP}
+SCORES: dict[str, type[FeatureError] | type[LossOfAP]] = {'error': FeatureError, 'ap': LossOfAP}
 
 
 def pair_sensitivity(
@@ -73,21 +73,17 @@ def pair_sensitivity(
     tiers = ('low', 'pruned')[: 1 + pruned]
     runs = 1 + len(tiers) * backbone.num_pairs * len(ratios)
     images = len(loader.sampler)  # type: ignore[arg-type]
-    before = backbone._configured
 
     def measured(tier: str, pair: int, ratio: float) -> float:
         own = one_pair(backbone.num_pairs, pair, ratio)
-        backbone.set_ratios(own if tier == 'low' else 0.0, own if tier == 'pruned' else 0.0)
-        return judge(detector)
+        with backbone.at_ratios(own if tier == 'low' else 0.0, own if tier == 'pruned' else 0.0):
+            return judge(detector)
 
-    try:
-        with naming_pictures(loader.dataset), counted_images('sensitivity of pairs', backbone, runs * images):
-            backbone.set_ratios(0.0, 0.0)
+    with naming_images(loader.dataset), counted_images('sensitivity of pairs', backbone, runs * images):
+        with backbone.at_ratios(0.0, 0.0):
             judge = SCORES[score](detector, loader)
-            pairs = range(backbone.num_pairs)
-            return {tier: [[measured(tier, pair, ratio) for ratio in ratios] for pair in pairs] for tier in tiers}
-    finally:
-        backbone.set_ratios(*before)
+        pairs = range(backbone.num_pairs)
+        return {tier: [[measured(tier, pair, ratio) for ratio in ratios] for pair in pairs] for tier in tiers}
 
 
 def draw_sensitivity(figure: Any, arms: dict[str, list[list[float]]], ratios: Sequence[float], unit: str) -> None:

@@ -9,15 +9,17 @@ A layer's importance is the relevance that arrives at its output.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mixaq_mmdet.models.steps import BlockStep, MergingStep, OutputStep, Step, Stream
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
-from mixaq_mmdet.models.window_attention import merge_heads, split_heads
-from mixaq_mmdet.windows.rows import spread_rows, take_rows
+from mixaq_mmdet.models.window_attention import merge_heads
 
 from .relevance_rules import conserved, gated_rule, linear_rule, product_rule, sum_rule
 
@@ -53,20 +55,19 @@ def backbone_relevance(backbone: TwoBranchSwin, image: Tensor, gradients: list[T
         image: (1, C, H, W), preprocessed.
         gradients: of what is explained by each of the backbone's output maps, (1, C_i, H_i, W_i).
     """
-    if hasattr(backbone, 'quant_method'):
+    if backbone.quant_method is not None:
         raise ValueError('relevance is that of the float model; leave model.backbone.quant out')
     with torch.no_grad():
-        steps, maps = _forward(backbone, image)
-    starts = _start(backbone, maps, gradients)
+        walked = _forward(backbone, image)
+    starts = _start([(step, stream) for step, stream in walked if isinstance(step, OutputStep)], gradients)
     walk: Walk | None = None
-    for kind, name, module, x, size in reversed(steps):
-        if kind == 'output':
-            walk = _join(walk, starts[name])
-        elif walk is not None:
-            if kind == 'block':
-                _through_block(walk, name, module, x, size)
-            else:
-                _through_merging(walk, name, module, x, size)
+    for step, stream in reversed(walked):
+        if isinstance(step, OutputStep):
+            walk = _join(walk, starts[step.path])
+        elif walk is not None and isinstance(step, BlockStep):
+            _through_block(walk, step, stream)
+        elif walk is not None and isinstance(step, MergingStep):
+            _through_merging(walk, step, stream)
     assert walk is not None
     projection = backbone.patch_embed.projection
     walk.layers['patch_embed.projection'] = float(walk.relevance.sum())
@@ -74,39 +75,27 @@ def backbone_relevance(backbone: TwoBranchSwin, image: Tensor, gradients: list[T
     return Relevance(walk.layers, walk.relevance.sum(-1).view(*size).detach())
 
 
-def _forward(backbone: TwoBranchSwin, image: Tensor) -> tuple[list[tuple], list[tuple[str, Tensor]]]:
-    """Every step with its input: (kind, name, module, stream, (H, W) or assignment)."""
-    steps: list[tuple] = []
-    maps: list[tuple[str, Tensor]] = []
-    x, size = backbone.embed(image)
-    for index, stage in enumerate(backbone.stages[: max(backbone.out_indices) + 1]):
-        for number, block in enumerate(stage.blocks):
-            with torch.enable_grad():  # one run per block: the walk needs all windows at once
-                assignment = stage._assign(x, size, {}, block.attn.shift_size, 0.0, 0.0)
-            steps.append(('block', f'stages.{index}.blocks.{number}', block, x, assignment))
-            x = block(x, assignment)
-        if index in backbone.out_indices:
-            steps.append(('output', f'norm{index}', None, x, size))
-            maps.append((f'norm{index}', x))
-        if stage.downsample is not None and index < max(backbone.out_indices):
-            steps.append(('merging', f'stages.{index}.downsample', stage.downsample, x, size))
-            x, size = stage.downsample(x, size)
-    return steps, maps
+def _forward(backbone: TwoBranchSwin, image: Tensor) -> list[tuple[Step, Stream]]:
+    """Every step with the stream that enters it."""
+    walked: list[tuple[Step, Stream]] = []
+    with backbone.at_ratios(0.0, 0.0):
+        stream = backbone.begin(image)
+        for step in backbone.steps():
+            walked.append((step, stream))
+            stream = step(stream)
+    return walked
 
 
-def _start(
-    backbone: TwoBranchSwin, maps: list[tuple[str, Tensor]], gradients: list[Tensor]
-) -> dict[str, tuple[Tensor, Tensor]]:
+def _start(outputs: list[tuple[OutputStep, Stream]], gradients: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """(relevance, gradient) of the stream at each output map; all relevance together is 1."""
     starts = {}
-    for (name, x), gradient in zip(maps, gradients, strict=True):
-        norm = getattr(backbone, name)
+    for (step, stream), gradient in zip(outputs, gradients, strict=True):
         gradient = gradient.flatten(2).transpose(1, 2)
-        stream = x.detach().requires_grad_()
+        x = stream.x.detach().requires_grad_()
         with torch.enable_grad():
-            out = norm(stream)
-            back = torch.autograd.grad(out, stream, gradient)[0]
-        starts[name] = ((out.detach() * gradient).clamp(min=0), back)
+            out = step.module(x)
+            back = torch.autograd.grad(out, x, gradient)[0]
+        starts[step.path] = ((out.detach() * gradient).clamp(min=0), back)
     total = sum(float(relevance.sum()) for relevance, _ in starts.values())
     if total <= 0:
         raise ValueError('the explained logits depend on no map of the backbone; use other images')
@@ -121,24 +110,25 @@ def _join(walk: Walk | None, start: tuple[Tensor, Tensor]) -> Walk:
     return walk
 
 
-def _through_merging(walk: Walk, name: str, merging: Any, x: Tensor, size: tuple[int, int]) -> None:
+def _through_merging(walk: Walk, step: MergingStep, stream: Stream) -> None:
     """Patch merging: z+ through the reduction, unchanged through the norm and the regrouping of tokens."""
     caught: list[Tensor] = []
-    handle = merging.reduction.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
-    stream = x.detach().requires_grad_()
+    reduction = step.module.reduction
+    handle = reduction.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
+    x = stream.x.detach().requires_grad_()
     try:
         with torch.enable_grad():
-            out, _ = merging(stream, size)
-            gradient = torch.autograd.grad(out, stream, walk.gradient)[0]
+            out, _ = step.module(x, stream.size)
+            gradient = torch.autograd.grad(out, x, walk.gradient)[0]
     finally:
         handle.remove()
-    walk.layers[f'{name}.reduction'] = float(walk.relevance.sum())
-    merged = linear_rule(caught[0], merging.reduction.weight.detach(), walk.relevance)
-    walk.relevance = conserved(_regroup(merging, x, size, merged), walk.relevance.sum())
+    walk.layers[f'{step.path}.reduction'] = float(walk.relevance.sum())
+    merged = linear_rule(caught[0], reduction.weight.detach(), walk.relevance)
+    walk.relevance = conserved(_regroup(stream.x, stream.size, merged), walk.relevance.sum())
     walk.gradient = gradient
 
 
-def _regroup(merging: Any, x: Tensor, size: tuple[int, int], merged: Tensor) -> Tensor:
+def _regroup(x: Tensor, size: tuple[int, int], merged: Tensor) -> Tensor:
     """Relevance of merged tokens (1, h * w, 4 C) at the tokens they were made of, (1, H * W, C)."""
     height, width = size
     plain = torch.nn.functional.pad(
@@ -149,70 +139,83 @@ def _regroup(merging: Any, x: Tensor, size: tuple[int, int], merged: Tensor) -> 
     return corners.reshape(1, 2 * h, 2 * w, -1)[:, :height, :width].reshape(x.shape)
 
 
-def _through_block(walk: Walk, name: str, block: Any, x: Tensor, assignment: Any) -> None:
+def _through_block(walk: Walk, step: BlockStep, stream: Stream) -> None:
     """A whole block, from its output to its input."""
+    block = step.module
+    x = stream.x.detach().requires_grad_()
+    with torch.enable_grad(), watched_block(block) as watch:
+        assignment = step.all_high(stream)  # with gradients it is one run: the rules need all windows at once
+        out = block(x, assignment)
+        seen = dict(watch)
+        gradient, by_attention = torch.autograd.grad(out, [x, seen['attention']], walk.gradient)
     (run,) = assignment.runs
-    stream = x.detach().view(-1, x.shape[-1]).requires_grad_()
-    with torch.enable_grad():
-        seen = _run_block(block, stream, run)
-        out = seen['out']
-        upstream = walk.gradient.view(stream.shape).index_select(0, run.rows)
-        gradient, by_attention = torch.autograd.grad(out, [stream, seen['attention']], upstream)
     seen = {key: value.detach() for key, value in seen.items()}
-    msa, (fc1, _, _), fc2 = block.attn.w_msa, *block.ffn.layers[:2]
-    relevance = walk.relevance.view(stream.shape).index_select(0, run.rows)
+    msa, fc1, fc2 = block.attn.w_msa, block.ffn.layers[0][0], block.ffn.layers[1]
+    relevance = walk.relevance.view(-1, x.shape[-1]).index_select(0, run.rows)
 
     def through(layer: str, x: Tensor, module: Any, r: Tensor) -> Tensor:
-        walk.layers[f'{name}.{layer}'] = float(r.sum())
+        walk.layers[f'{step.path}.{layer}'] = float(r.sum())
         return linear_rule(x, module.weight.detach(), r)
 
-    kept, update = sum_rule(seen['middle'], seen['ffn'], relevance)
-    update = through('ffn.layers.1', seen['hidden'], fc2, update)
-    update = through('ffn.layers.0.0', seen['normed2'], fc1, update)
-    kept, update = sum_rule(seen['tokens'], seen['update'], kept + update)
+    kept, update = sum_rule(seen['middle'], seen['ffn'].view(relevance.shape), relevance)
+    update = through('ffn.layers.1', seen['hidden'].flatten(0, -2), fc2, update)
+    update = through('ffn.layers.0.0', seen['normed2'].flatten(0, -2), fc1, update)
+    kept, update = sum_rule(seen['tokens'], block.to_tokens(seen['update'], run), kept + update)
     total = update.sum()
-    update = through('attn.w_msa.proj', seen['heads'], msa.proj, _spread(block, update, run))
-    walk.layers[f'{name}.attn.w_msa.attention_value'] = float(total)
+    spread = block.to_windows(update, run, block.real_tokens(run))  # padding has no relevance
+    update = through('attn.w_msa.proj', seen['heads'], msa.proj, spread)
+    walk.layers[f'{step.path}.attn.w_msa.attention_value'] = float(total)
     of_attention, of_values = product_rule(seen['attention'], seen['v'], _by_head(update, msa.num_heads))
     of_logits = gated_rule(of_attention, by_attention)
-    walk.layers[f'{name}.attn.w_msa.query_key'] = float(of_logits.sum())
-    of_queries, of_keys = product_rule(seen['q'], seen['k'].transpose(-2, -1), of_logits)
+    walk.layers[f'{step.path}.attn.w_msa.query_key'] = float(of_logits.sum())
+    of_queries, of_keys = product_rule(seen['q'], seen['k'], of_logits)
     parts = (of_queries, of_keys.transpose(-2, -1), of_values)
     of_qkv = torch.cat([merge_heads(part) for part in parts], dim=-1)
     of_windows = through('attn.w_msa.qkv', seen['windows'], msa.qkv, of_qkv)
-    back = conserved(block._to_tokens(of_windows, run), total)  # padding gives back what it got
-    walk.relevance = torch.zeros_like(stream).index_copy(0, run.rows, (kept + back).detach()).detach().view(x.shape)
-    walk.gradient = gradient.view(x.shape)
+    back = conserved(block.to_tokens(of_windows, run), total)  # padding gives back what it got
+    of_stream = torch.zeros_like(relevance).index_copy(0, run.rows, (kept + back).detach())
+    walk.relevance = of_stream.view(x.shape)
+    walk.gradient = gradient
 
 
-def _run_block(block: Any, stream: Tensor, run: Any) -> dict[str, Tensor]:
-    """The block's forward by parts, all windows high; every tensor that a rule needs."""
-    msa, ffn = block.attn.w_msa, block.ffn
-    tokens = take_rows(stream, run.rows)
-    windows = block._to_windows(block.norm1(tokens), run, block._real_tokens(run))
-    q, k, v = split_heads(msa.qkv(windows), msa.num_heads)
-    q = q * msa.scale
-    logits, biases = q @ k.transpose(-2, -1), msa.biases(block.attn.shift_size)
-    biased = [logits[start:stop] + biases[kind] for start, stop, kind in run.segments]
-    attention = torch.cat(biased).softmax(-1)
-    heads = merge_heads(attention @ v)
-    update = block._to_tokens(msa.proj(heads), run)
-    middle = tokens + update
-    (fc1, activation, _), fc2 = ffn.layers[:2]
-    normed2 = block.norm2(middle)
-    hidden = activation(fc1(normed2))
-    added = ffn.gamma2(fc2(hidden))
-    return {
-        'tokens': tokens, 'windows': windows, 'q': q, 'k': k, 'v': v, 'attention': attention, 'heads': heads,
-        'update': update, 'middle': middle, 'normed2': normed2, 'hidden': hidden, 'ffn': added, 'out': middle + added,
+@contextmanager
+def watched_block(block: Any) -> Iterator[dict[str, Tensor]]:
+    """Keep every tensor that a rule needs while a float block runs.
+
+    ``tokens`` and ``middle`` (T, C) enter the norms, ``windows`` and ``heads`` (windows, tokens, C) the layers of
+    attention, ``normed2`` and ``hidden`` those of the FFN; ``q``, ``k`` (transposed), ``attention`` and ``v`` are the
+    operands of the products by head; ``update`` (windows, tokens, C) and ``ffn`` are what the residuals add.
+    """
+    seen: dict[str, Tensor] = {}
+    msa, fc1, fc2 = block.attn.w_msa, block.ffn.layers[0][0], block.ffn.layers[1]
+    inputs = {
+        'tokens': block.norm1, 'windows': msa.qkv, 'heads': msa.proj,
+        'middle': block.norm2, 'normed2': fc1, 'hidden': fc2,
     }  # fmt: skip
+    outputs = {'update': msa.proj, 'ffn': block.ffn.gamma2}
 
+    def product(*names: str) -> Callable[[Tensor, Tensor, Any], Tensor]:
+        def multiply(left: Tensor, right: Tensor, _: Any) -> Tensor:
+            seen.update(zip(names, (left, right), strict=True))
+            return left @ right
 
-def _spread(block: Any, tokens: Tensor, run: Any) -> Tensor:
-    """(T, C) real tokens to (windows, tokens, C), padding without relevance."""
-    if run.slots is not None:
-        tokens = spread_rows(tokens, run.slots, run.windows * block.window_tokens)
-    return tokens.view(run.windows, -1, tokens.shape[-1])
+        return multiply
+
+    def entering(name: str) -> Callable[..., None]:
+        return lambda _, given: seen.update({name: given[0]})
+
+    def leaving(name: str) -> Callable[..., None]:
+        return lambda _, given, out: seen.update({name: out})
+
+    handles = [module.register_forward_pre_hook(entering(name)) for name, module in inputs.items()]
+    handles += [module.register_forward_hook(leaving(name)) for name, module in outputs.items()]
+    msa.query_key, msa.attention_value = product('q', 'k'), product('attention', 'v')
+    try:
+        yield seen
+    finally:
+        msa.query_key = msa.attention_value = None
+        for handle in handles:
+            handle.remove()
 
 
 def _by_head(x: Tensor, num_heads: int) -> Tensor:

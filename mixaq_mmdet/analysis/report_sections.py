@@ -11,7 +11,9 @@ from typing import Any
 
 from mixaq_mmdet.engine.damaged_files import read_json
 from mixaq_mmdet.models.backbone_cost import FLOAT_BITS, layer_bits, swin_spec
+from mixaq_mmdet.models.quantize import is_converted
 from mixaq_mmdet.quantization import Quantizer, QuantWeight
+from mixaq_mmdet.reporting.figures import LOW_COLOUR
 from mixaq_mmdet.windows.cost import backbone_layers
 
 from .activation_histogram import quantized_layers
@@ -47,7 +49,7 @@ def cost_section(backbone: Any, shape: tuple[int, int]) -> str:
 
 def layers_section(detector: Any) -> str:
     """Every quantized weight and activation; of a converted backbone the bits alone."""
-    if getattr(detector.backbone, 'stored_bits', None) is not None:
+    if is_converted(detector.backbone):
         return section('Layers', converted_bits(detector.backbone))
     weights = [
         [name, *_grid(module.weight_quant)]
@@ -159,6 +161,6 @@ def maps_section() -> str:
         '<p class="slider"><input type="range" id="ratio" min="0" max="80" step="5" value="50" '
         'aria-label="low ratio"> <output id="shown"></output>'
         '<span class="key" style="background:#fff"></span>high bits'
-        '<span class="key" style="background:#E69F00"></span>low bits</p>'
+        f'<span class="key" style="background:{LOW_COLOUR}"></span>low bits</p>'
         '<p>Regular grid of each stage; the ranking does not depend on its own ratio.</p><div id="maps"></div>',
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +12,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.damaged_files import check_output, check_work_dir, naming_annotations
-from mixaq_mmdet.engine.environment import device, versions
 from mixaq_mmdet.engine.evaluate import annotation_file, build_dataloader, edited
+from mixaq_mmdet.reporting.environment import device, versions
+from mixaq_mmdet.reporting.figures import save_figure
+from mixaq_mmdet.reporting.files import file_sha256, write_whole
 
-from .visualization import save_figure
-
-COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00')
-MARKERS = 'osv^Dx'
 MOST_IDS = 40
 
 
@@ -47,7 +43,7 @@ def facts(options: argparse.Namespace, ids: Sequence[Any] | None = None, used: s
     found = {'config': options.config, 'cfg_options': options.cfg_options or {}}
     if checkpoint := getattr(options, 'checkpoint', None):
         file = Path(checkpoint).expanduser()
-        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+        digest = file_sha256(file) if file.is_file() else None
         found |= {'checkpoint': checkpoint, 'checkpoint_sha256': digest}
     if ids is not None or hasattr(options, 'seed'):
         found['seed'] = getattr(options, 'seed', 0)
@@ -67,18 +63,6 @@ def image_ids(loader: DataLoader) -> list[Any]:
     """Ids of the images that a loader reads."""
     dataset: Any = loader.dataset
     return [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))]
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; numbers with two decimals, None as a dash."""
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return '-'
-        return f'{value:.2f}' if isinstance(value, float) else str(value)
-
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(cell(value) for value in line) + ' |' for line in lines)
 
 
 def provenance(content: Mapping[str, Any], name: str) -> str:

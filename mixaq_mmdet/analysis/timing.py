@@ -19,6 +19,7 @@ def alternate(
     clock: str = 'wall',
     device: Device = 'cpu',
     least_seconds: float = 0.0,
+    settle: float = 0.0,
 ) -> list[list[float]]:
     """Seconds of every work in each round, after one untimed round.
 
@@ -30,6 +31,7 @@ def alternate(
         clock: 'wall', or 'cpu' for processor time, the better clock on a machine that others use too.
         device: where they run; a GPU is waited for.
         least_seconds: go on until the timed rounds took so long together: a short work needs more of them.
+        settle: seconds to wait before each work, in which the threads of another library stop to spin.
     """
     if clock not in CLOCKS:
         raise ValueError(f'clock={clock!r} is unknown; use one of {list(CLOCKS)}')
@@ -38,6 +40,7 @@ def alternate(
     while number <= rounds or sum(map(sum, seconds)) < least_seconds:
         shuffler.shuffle(places)
         for place in places:
+            time.sleep(settle)
             taken = timed(works[place], clock, device)
             if number:
                 seconds[place].append(taken)
@@ -47,12 +50,13 @@ def alternate(
 
 def timed(work: Callable[[], Any], clock: str = 'wall', device: Device = 'cpu') -> float:
     """Seconds that one call takes; see :func:`alternate`."""
-    begin = _now(clock, device)
+    begin = now(clock, device)
     work()
-    return _now(clock, device) - begin
+    return now(clock, device) - begin
 
 
-def _now(clock: str, device: Device) -> float:
+def now(clock: str, device: Device) -> float:
+    """Seconds of a clock, once the device has done what it was told."""
     if torch.device(device).type != 'cpu':
         torch.cuda.synchronize(device)
     return time.process_time() if clock == 'cpu' else time.perf_counter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,15 @@ from mmengine.config import Config
 from mixaq_mmdet.engine.argument_checks import type_name
 from mixaq_mmdet.engine.command_line import load_config
 from mixaq_mmdet.engine.damaged_files import check_work_dir
-from mixaq_mmdet.engine.damaged_pictures import check_picture
+from mixaq_mmdet.engine.damaged_images import check_image_file
+from mixaq_mmdet.engine.detectors import load_detector
 from mixaq_mmdet.quantization import Quantizer, quantizer_mode
+from mixaq_mmdet.reporting.figures import save_figure
 
 from .activation_histogram import Watch, draw_histogram, find_layer
 from .detections import draw_detections
-from .inspection import Inspection, inspect, load_detector, two_branch
+from .inspection import Inspection, inspect, two_branch
 from .window_map import draw_scores, draw_window_map
-
-DPI = 110
-
-
-def save_figure(path: Path, draw: Callable[[Any], None], dpi: int = DPI) -> Path:
-    """Draw on a fresh figure (no display is needed) and write it whole or not at all."""
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    draw(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    figure.savefig(temporary, dpi=dpi, format=path.suffix.lstrip('.'), facecolor='white')
-    os.replace(temporary, path)
-    return path
 
 
 def float_config(cfg: Config) -> Config:
@@ -58,14 +44,8 @@ def float_config(cfg: Config) -> Config:
 
 def quantizers_off(detector: Any, image: str) -> Inspection:
     """An image through the same weights without rounding, every window high; the detector stays as it was."""
-    backbone = two_branch(detector)
-    before = backbone._configured
-    try:
-        backbone.set_ratios(0.0, 0.0)
-        with quantizer_mode(detector, 'float'):
-            return inspect(detector, image)
-    finally:
-        backbone.set_ratios(*before)
+    with two_branch(detector).at_ratios(0.0, 0.0), quantizer_mode(detector, 'float'):
+        return inspect(detector, image)
 
 
 def float_beside(cfg: Config, detector: Any, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -89,9 +69,9 @@ def read_rgb(path: str) -> np.ndarray:
 def run(options: argparse.Namespace) -> Iterator[Path]:
     """Write the pictures and yield their paths."""
     cfg = load_config(options)
-    check_picture(options.image, 'image')
+    check_image_file(options.image, 'image')
     check_work_dir(options.out, '-o')
-    detector = load_detector(cfg, options.checkpoint, options.device)
+    detector: Any = load_detector(cfg, options.checkpoint, options.device)
     two_branch(detector)
     layer, quantizers = find_layer(detector, options.layer) if options.layer else ('', None)
     with Watch(quantizers) if quantizers is not None else contextlib.nullcontext() as watch:

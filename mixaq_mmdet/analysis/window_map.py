@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mixaq_mmdet.models.two_branch_stage import Ranking, StageRecord
+from mixaq_mmdet.models.stage_windows import Ranking, StageRecord
 from mixaq_mmdet.windows.geometry import reverse
 
 HIGH, LOW, PRUNED = range(3)

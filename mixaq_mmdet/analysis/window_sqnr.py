@@ -1,4 +1,4 @@
-"""Signal to quantization noise of windows at the end of each stage, where objects are and elsewhere."""
+"""Signal to quantization noise of windows at the end of each stage: where objects are, and where the score is high."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mixaq_mmdet.engine.damaged_pictures import naming_pictures
+from mixaq_mmdet.engine.damaged_images import naming_images
 from mixaq_mmdet.engine.progress import watched
+from mixaq_mmdet.models.stage_windows import Ranking, StageRecord
 from mixaq_mmdet.quantization.quantizers.base import quantizer_mode
+from mixaq_mmdet.reporting.figures import COLOURS
 from mixaq_mmdet.windows.geometry import partition
 
 from .inspection import two_branch
-from .study import COLOURS
 
-PLACES = ('all', 'foreground', 'background')
+PLACES = ('all', 'foreground', 'background', 'important half', 'other half')
 _TINY = 1e-12
 
 
 class StageOutputs:
     """Forward hooks that keep each stage's output as (B, H, W, C)."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: Any) -> None:
         self.maps: list[Tensor] = []
         self.handles = [stage.register_forward_hook(self._keep) for stage in backbone.stages]
 
@@ -59,45 +60,53 @@ def window_sqnr(reference: Tensor, found: Tensor, window: int) -> Tensor:
 
 
 @torch.no_grad()
-def sqnr_by_stage(detector: nn.Module, loader: DataLoader) -> list[dict[str, float]]:
-    """Mean dB over windows for each stage: all of them, and weighted by the share that objects (or none) cover.
+def sqnr_by_stage(detector: Any, loader: DataLoader) -> list[dict[str, float]]:
+    """Mean dB over windows for each stage: all, weighted by the share that objects (or none) cover, by importance.
 
     The reference is the same model with its quantizers passing values on, and with every window high in both.
     """
     backbone = two_branch(detector)
     totals = np.zeros((len(backbone.stages), len(PLACES), 2))
-    before = backbone._configured
-    try:
-        backbone.set_ratios(0.0, 0.0)
-        with naming_pictures(loader.dataset):
-            for batch in watched('SQNR of windows', loader):
-                data = detector.data_preprocessor(batch, False)
-                with StageOutputs(backbone) as quantized:
-                    backbone(data['inputs'])
-                with StageOutputs(backbone) as plain, quantizer_mode(backbone, 'float'):
-                    backbone(data['inputs'])
-                _add(totals, quantized.maps, plain.maps, data, [stage.window_size for stage in backbone.stages])
-    finally:
-        backbone.set_ratios(*before)
+    with backbone.at_ratios(0.0, 0.0), naming_images(loader.dataset):
+        for batch in watched('SQNR of windows', loader):
+            data = detector.data_preprocessor(batch, False)
+            with StageOutputs(backbone) as quantized:
+                backbone(data['inputs'])
+            with (
+                StageOutputs(backbone) as plain,
+                quantizer_mode(backbone, 'float'),
+                backbone.record_windows() as records,
+            ):
+                backbone(data['inputs'])
+            _add(totals, quantized.maps, plain.maps, data, records)
     return [
         {place: float(value / weight) if weight else float('nan') for place, (value, weight) in zip(PLACES, row)}  # noqa: B905
         for row in totals
     ]
 
 
-def _add(totals: np.ndarray, found: list[Tensor], plain: list[Tensor], data: dict, windows: list[int]) -> None:
-    size = tuple(data['inputs'].shape[-2:])
-    for stage, (quantized, reference, window) in enumerate(zip(found, plain, windows, strict=True)):
-        decibels = window_sqnr(reference, quantized, window)
+def important_half(ranking: Ranking) -> Tensor:
+    """(B, windows) 1 for the better half of an image's windows by their stage's ranking, those of padding left out."""
+    place = ranking.order.argsort(dim=1)
+    real = (~ranking.blank).sum(dim=1, keepdim=True)
+    return (place < (real + 1) // 2).float()
+
+
+def _add(totals: np.ndarray, found: list[Tensor], plain: list[Tensor], data: dict, records: list[StageRecord]) -> None:
+    height, width = data['inputs'].shape[-2:]
+    for stage, (quantized, reference, record) in enumerate(zip(found, plain, records, strict=True)):
+        window = record.window_size
+        decibels, important = window_sqnr(reference, quantized, window), important_half(record.regular)
         for image, sample in enumerate(data['data_samples']):
-            share = object_share(sample, size, tuple(reference.shape[1:3]), window)
-            for place, weight in enumerate((torch.ones_like(share), share, 1 - share)):
+            share = object_share(sample, (height, width), (reference.shape[1], reference.shape[2]), window)
+            half = important[image]
+            for place, weight in enumerate((torch.ones_like(share), share, 1 - share, half, 1 - half)):
                 totals[stage, place] += [float((weight * decibels[image]).sum()), float(weight.sum())]
 
 
 def draw_sqnr(figure: Any, models: dict[str, list[dict[str, float]]]) -> None:
     """Bars for each stage: a panel for each place, a bar for each model."""
-    figure.set_size_inches(10, 3.4)
+    figure.set_size_inches(15, 3.4)
     axes = figure.subplots(1, len(PLACES), sharey=True)
     width = 0.8 / len(models)
     for axis, place in zip(axes, PLACES, strict=True):
@@ -105,7 +114,7 @@ def draw_sqnr(figure: Any, models: dict[str, list[dict[str, float]]]) -> None:
             at = np.arange(len(stages)) + (number - (len(models) - 1) / 2) * width
             axis.bar(at, [stage[place] for stage in stages], width * 0.92, color=COLOURS[number], label=name)
         axis.set_xticks(range(len(stages)), [f'stage {index + 1}' for index in range(len(stages))], fontsize=8)
-        axis.set_title(f'{place} windows', fontsize=9)
+        axis.set_title(place, fontsize=9)
         axis.grid(axis='y', alpha=0.3)
     axes[0].set_ylabel('SQNR (dB, mean over windows)')
     figure.legend(*axes[0].get_legend_handles_labels(), loc='lower center', ncols=len(models), frameon=False)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixaq_mmdet.models.window_attention import attend
-from mixaq_mmdet.windows.assignment import Run, Segment
+from mixaq_mmdet.windows.assignment import Run, cut_run
 
 from .layouts import BlockWeights, LinearWeights
 from .state import BLOCK_LAYERS
@@ -33,8 +32,7 @@ class Bf16Block:
 
     def run(self, stream: Tensor, run: Run) -> None:
         """Work on the windows of ``run``, all of them high, in place."""
-        for first in range(0, run.windows, self.windows):
-            part = cut_run(run, first, min(first + self.windows, run.windows), self.tokens)
+        for part in cut_run(run, [*range(0, run.windows, self.windows), run.windows], self.tokens):
             tokens = stream[part.rows]
             tokens += self._attend(self._normed(tokens, self.weights.norm1), part)
             tokens += self._product('fc2', F.gelu(self._product('fc1', self._normed(tokens, self.weights.norm2))))
@@ -72,29 +70,14 @@ class TwoEngineBlock:
 
     def run(self, stream: Tensor, run: Run) -> None:
         """Work on the windows of ``run``, in place."""
-        if run.high_windows:
-            self.high.run(stream, cut_run(run, 0, run.high_windows, self.tokens))
-        if run.high_windows < run.windows:
-            self.low.run(stream, cut_run(run, run.high_windows, run.windows, self.tokens))
+        high, low = cut_run(run, (0, run.high_windows, run.windows), self.tokens)
+        if high.windows:
+            self.high.run(stream, high)
+        if low.windows:
+            self.low.run(stream, low)
 
 
 def dequantized(layer: LinearWeights) -> tuple[Tensor, Tensor]:
     """Weight and bias in bfloat16."""
     steps = layer.codes.float() - layer.zero_point.unsqueeze(1)
     return (steps * layer.scale.unsqueeze(1)).bfloat16(), layer.bias.bfloat16()
-
-
-def cut_run(run: Run, first: int, last: int, tokens: int) -> Run:
-    """The windows ``first:last`` of a run, of ``tokens`` tokens each, as a run of their own."""
-    start, stop = first * tokens, last * tokens
-    if run.slots is not None:
-        start, stop = torch.searchsorted(run.slots, torch.tensor([start, stop])).tolist()
-    segments = (Segment(max(s.start, first) - first, min(s.stop, last) - first, s.kind) for s in run.segments)
-    return Run(
-        rows=run.rows[start:stop],
-        slots=None if run.slots is None else run.slots[start:stop] - first * tokens,
-        windows=last - first,
-        high_windows=min(max(run.high_windows - first, 0), last - first),
-        high_tokens=min(max(run.high_tokens - start, 0), stop - start),
-        segments=tuple(segment for segment in segments if segment.start < segment.stop),
-    )

@@ -11,12 +11,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
-from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.engine.checkpoint_files import dataset_meta, write_checkpoint
+from mixaq_mmdet.engine.checkpoints.files import dataset_meta, write_checkpoint
 from mixaq_mmdet.engine.damaged_files import check_output
+from mixaq_mmdet.reporting.files import write_whole
 
-from .convert import convert_backbone
-from .state import CONVERT_ANEW, State, check_tensors, read_header
+from .converted import convert_model
+from .state import CONVERT_ANEW, HEADER, State, decode_header
+from .table import Table
 
 PACKAGE = 'mixaq_mmdet'
 PREFIX = 'backbone.'
@@ -24,7 +25,7 @@ TRAINING_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_schedu
 
 
 def convert_detector(cfg: Config, checkpoint: str, path: Path) -> Path:
-    """Convert the backbone of a calibrated detector and write the whole detector.
+    """Convert a calibrated detector and write it.
 
     Args:
         cfg: config that the checkpoint was calibrated or trained with.
@@ -43,30 +44,28 @@ def convert_detector(cfg: Config, checkpoint: str, path: Path) -> Path:
         check_output(written, '-o')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model_cfg = cfg.model.copy()
-    if model_cfg.type == 'QuantDetector':
-        raise ValueError(
-            'model.type="QuantDetector": neck and heads do not convert; calibrate the backbone alone, with the stock '
-            'detector as model.type'
-        )
     model = MODELS.build(model_cfg).eval()
     loaded = load_checkpoint(model, checkpoint, map_location='cpu')
-    state = {PREFIX + name: value for name, value in convert_backbone(model.backbone).items()}
-    heads = {name: value for name, value in model.state_dict().items() if not name.startswith(PREFIX)}
+    state = convert_model(model).state_dict()
     meta = dataset_meta(loaded)
     text = integer_config(cfg).pretty_text
-    write_checkpoint({'meta': {'dataset_meta': meta} if meta else {}, 'state_dict': {**heads, **state}}, path)
+    write_checkpoint({'meta': {'dataset_meta': meta} if meta else {}, 'state_dict': state}, path)
     config_path = path.with_suffix('.py')
     write_whole(config_path, text)
     return config_path
 
 
 def integer_config(cfg: Config) -> Config:
-    """The config of the converted detector: IntegerSwin as backbone, and nothing that trains."""
+    """The config of the converted detector: IntegerDetector, IntegerSwin as backbone, and nothing that trains."""
     cfg = Config(cfg.to_dict())
+    if cfg.get('default_scope', 'mmdet') == 'mmdet' and 'type' in cfg.model:
+        base = cfg.model.pop('base', None) if cfg.model.type == 'QuantDetector' else cfg.model.type
+        cfg.model.update(type='IntegerDetector', base=base)
+        cfg.model.pop('detector_quant', None)
     backbone = cfg.model.backbone
     backbone.type = 'IntegerSwin'
     backbone.init_cfg = None
-    for key in ('quant', 'distill', 'check_finite', 'pretrained'):
+    for key in ('quant', 'distill', 'check_finite', 'form', 'pretrained'):
         backbone.pop(key, None)
     for key in TRAINING_KEYS:
         cfg.pop(key, None)
@@ -93,8 +92,16 @@ def check_integer_checkpoint(cfg: Config, checkpoint: str) -> None:
 
     mmengine would fail inside ``torch.load``, or start to load and then fail, without naming the file.
     """
-    if (cfg.get('model', {}).get('backbone') or {}).get('type') == 'IntegerSwin' and '://' not in checkpoint:
-        read_detector(checkpoint)
+    model = cfg.get('model', {})
+    if (model.get('backbone') or {}).get('type') != 'IntegerSwin' or '://' in checkpoint:
+        return
+    state = read_detector(checkpoint)
+    whole = HEADER in state and bool(decode_header(state[HEADER])['layers'])
+    if whole and model.get('type') != 'IntegerDetector':
+        raise ValueError(
+            f'{checkpoint!r} holds neck and heads as integers, which model.type={model.get("type")!r} cannot read: use '
+            'the config beside the file, which has model.type="IntegerDetector"'
+        )
 
 
 def read_detector(path: str | Path) -> State:
@@ -109,13 +116,15 @@ def read_detector(path: str | Path) -> State:
     try:
         loaded: Any = torch.load(path, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, ValueError) as error:
-        raise ValueError(f'{str(path)!r} is torn or no converted detector; {CONVERT_ANEW}') from error
+        raise ValueError(f'{str(path)!r} is torn or not a converted detector; {CONVERT_ANEW}') from error
     state = loaded.get('state_dict') if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{str(path)!r} holds no state_dict; {CONVERT_ANEW}')
     backbone = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     try:
-        check_tensors(read_header(backbone), backbone)
+        Table(backbone)
+        if HEADER in state:
+            Table(state)
     except ValueError as error:
         raise ValueError(f'{str(path)!r}: {error}') from error
     return state

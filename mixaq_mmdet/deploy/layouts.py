@@ -10,13 +10,18 @@ from torch import Tensor
 class Grid(NamedTuple):
     """Activation grid: x^ = (clip(round((x + before) / step) + zero_point, 0, 2^bits - 1) - zero_point) step + after.
 
+    One with ``levels`` is logarithmic: x^ = levels[code] scale + after, as ``quantization.adaptive_log`` says.
+
     Attributes:
         scale: the step.
         zero_point: code of 0 (without offsets).
         bits: code width.
         steps: (tokens,) where each token position of a window has a step of its own; ``scale`` is 1 then.
+        channel_steps: (channels,) where each channel has; ``scale`` is 1 then.
         before: (channels,) offset before rounding, or None.
         after: (channels,) offset after it, or None.
+        levels: (2^bits + 1,) of a logarithmic grid: the value of each code for a scale of 1.
+        base: of it.
     """
 
     scale: float
@@ -25,22 +30,27 @@ class Grid(NamedTuple):
     steps: Tensor | None = None
     before: Tensor | None = None
     after: Tensor | None = None
+    channel_steps: Tensor | None = None
+    levels: Tensor | None = None
+    base: int = 0
 
     @property
     def learned(self) -> bool:
         """Whether it is more than a scale and a zero point."""
-        return self.steps is not None or self.before is not None or self.after is not None
+        parts = (self.steps, self.before, self.after, self.channel_steps, self.levels)
+        return any(part is not None for part in parts)
 
 
 class ProbabilityGrid(NamedTuple):
     """Grid of attention probabilities.
 
     Attributes:
-        steps_per_octave: 1 for log2, 2 for log-sqrt2, 0 for uniform.
+        steps_per_octave: 1 for log2, 2 for log-sqrt2, 0 for uniform, and for grids with ``levels``.
         scale: the largest value D of a logarithmic grid, the step of a uniform one.
         zero_point: of a uniform grid.
         bits: code width.
         steps: (tokens,) of a uniform grid whose step depends on the query's position; ``scale`` is 1 then.
+        levels, base: of a logarithmic grid of an adaptive base, as in :class:`Grid`.
     """
 
     steps_per_octave: int
@@ -48,12 +58,14 @@ class ProbabilityGrid(NamedTuple):
     zero_point: int
     bits: int
     steps: Tensor | None = None
+    levels: Tensor | None = None
+    base: int = 0
 
 
 class BranchGrids(NamedTuple):
     """Activation grids of one branch of a block. ``attn`` is None for float probabilities.
 
-    Offsets of q, k and v are (channels of a head,).
+    Offsets of q, k and v are (channels of a head,), and so are steps by channel, which v alone may have.
     """
 
     qkv_in: Grid
@@ -82,6 +94,39 @@ class LinearWeights(NamedTuple):
     bias: Tensor
 
 
+class Geometry(NamedTuple):
+    """How a convolution walks over a map; each pair is (rows, columns)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+class Layer(NamedTuple):
+    """A linear layer, convolution or deconvolution outside the Swin blocks, from codes to floats or codes.
+
+    Attributes:
+        weights: of N outputs; K inputs, of a convolution those of a patch, channel by channel.
+        grid: of the input, offsets by channel.
+        geometry: of a convolution; None for a linear layer.
+        relu: whether negative results become 0.
+        out_grid: of the result, if codes are wanted; one step, no offset before rounding.
+        side: of a deconvolution, which is a linear layer of each pixel: its N outputs are side * side pixels, row by
+            row. 1 for other layers.
+        gelu: whether results pass through GELU, instead.
+    """
+
+    weights: LinearWeights
+    grid: Grid
+    geometry: Geometry | None = None
+    relu: bool = False
+    out_grid: Grid | None = None
+    side: int = 1
+    gelu: bool = False
+
+
 class BlockWeights(NamedTuple):
     """A Swin block.
 
@@ -108,6 +153,17 @@ class BlockWeights(NamedTuple):
     num_heads: int
     scale: float
     epsilon: float = 1e-5
+
+    @property
+    def adaptive(self) -> list[str]:
+        """The roles of the grids that are logarithmic with an adaptive base."""
+        roles = {
+            role
+            for branch in self.grids
+            for role, grid in branch._asdict().items()
+            if grid is not None and grid.levels is not None
+        }
+        return sorted(roles)
 
     @property
     def learned(self) -> bool:

@@ -25,7 +25,7 @@ def unpack_codes(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     count = int(np.prod(shape))
     if packed.numel() != -(-count * bits // 8):
         raise ValueError(
-            f'{packed.numel()} bytes of weights do not make {count} codes of {bits} bits; convert the model anew'
+            f'{packed.numel()} bytes of weights do not make {count} codes of {bits} bits; convert the model again'
         )
     if bits == 8:
         return packed.to(torch.int16).view(shape)

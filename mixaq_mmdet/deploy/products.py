@@ -12,29 +12,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixaq_mmdet.quantization.adaptive_log import adaptive_codes
+
 from .layouts import Grid, LinearWeights, ProbabilityGrid
 
 EXACT_IN_FLOAT32 = 2**24
 
 
 def step_of(grid: Grid | ProbabilityGrid, positions: Tensor | None = None) -> float | Tensor:
-    """The step, or (rows, 1) steps: of all tokens of a window in order, or of tokens at ``positions`` (rows,)."""
+    """The step, or (rows, 1) steps: of all tokens of a window in order, or of tokens at ``positions`` (rows,).
+
+    With steps by channel (channels,).
+    """
+    if isinstance(grid, Grid) and grid.channel_steps is not None:
+        return grid.channel_steps
     if grid.steps is None:
         return grid.scale
     return (grid.steps if positions is None else grid.steps[positions]).unsqueeze(1)
 
 
 def steps_of(x: Tensor, grid: Grid, positions: Tensor | None = None) -> Tensor:
-    """Codes minus zero point: whole numbers in float32, the shape of ``x`` (..., rows, channels)."""
+    """Codes minus zero point: whole numbers in float32, the shape of ``x`` (..., rows, channels).
+
+    On a logarithmic grid the levels of the codes: whole numbers over powers of two.
+    """
     shifted = x if grid.before is None else x + grid.before
+    if grid.levels is not None:
+        return levels_of(shifted, grid)
     steps = torch.div(shifted, step_of(grid, positions)).round_()
     return steps.clamp_(-grid.zero_point, 2**grid.bits - 1 - grid.zero_point)
+
+
+def levels_of(x: Tensor, grid: Grid | ProbabilityGrid) -> Tensor:
+    """The levels that ``x`` takes on a logarithmic grid of an adaptive base; times its scale they are the values."""
+    assert grid.levels is not None
+    codes = adaptive_codes(x, torch.tensor(grid.scale), torch.tensor(grid.base), grid.bits)
+    return grid.levels.index_select(0, codes.flatten()).view(codes.shape)
 
 
 def probability_values(x: Tensor, grid: ProbabilityGrid | None) -> tuple[Tensor, float | Tensor]:
     """Quantized attention probabilities as (numbers, what they are multiples of); ``x`` is overwritten."""
     if grid is None:
         return x, 1.0
+    if grid.levels is not None:
+        return levels_of(x, grid), grid.scale
     if not grid.steps_per_octave:
         return steps_of(x, Grid(grid.scale, grid.zero_point, grid.bits, grid.steps)), step_of(grid)
     exponent = x.div_(grid.scale).log2_().mul_(grid.steps_per_octave).round_().clamp_(max=0)

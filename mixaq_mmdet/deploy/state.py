@@ -1,4 +1,14 @@
-"""The state of a converted backbone: its header, and whether its tensors are those that the header announces.
+"""The state of a converted model: a table of layers by path, and tensors.
+
+The table is a header (JSON as a uint8 tensor)::
+
+    format, version
+    layers   path: bits, stride and shape of its weight; input: {branch: grid}; norm: true where the norm of its
+             ConvModule is a part of it
+    blocks   path: grids of the products inside attention, {role: {branch: grid}}; heads, tokens, scale, epsilon
+
+A grid is its scale, zero point, bits, steps per octave (0: uniform) and the shapes of its tensors. Paths are those of
+the simulated model, so that a layer of a neck or a head is one more row.
 
 The kernels read tensors by address, so that sizes are checked here, once, before anything is run.
 """
@@ -12,14 +22,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMAT = 'mixaq_mmdet.integer_swin'
-VERSION = 2  # 2: learned grids
-HEADER = 'integer_header'
+from mixaq_mmdet.quantization.state import INTEGER_HEADER
+
+FORMAT = 'mixaq_mmdet.integers'
+VERSION = 3  # 2: the backbone alone, see versions.py
+HEADER = INTEGER_HEADER
 CONVERT_ANEW = 'run tools/deploy.py convert again'
-BLOCK_LAYERS = ('qkv', 'proj', 'fc1', 'fc2')
+BLOCK_LAYERS = {
+    'qkv': 'attn.w_msa.qkv',
+    'proj': 'attn.w_msa.proj',
+    'fc1': 'ffn.layers.0.0',
+    'fc2': 'ffn.layers.1',
+}
+"""Layers of a Swin block by short name, and where they are in it."""
 
 Header = dict[str, Any]
 State = dict[str, Tensor]
+
+
+def new_header() -> Header:
+    """A table without rows."""
+    return {'format': FORMAT, 'version': VERSION, 'layers': {}, 'blocks': {}}
 
 
 def write_header(header: Header) -> Tensor:
@@ -27,29 +50,17 @@ def write_header(header: Header) -> Tensor:
     return torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)
 
 
-def read_header(state: State) -> Header:
-    """The header of an integer state.
+def decode_header(encoded: Tensor) -> Header:
+    """Undo :func:`write_header`.
 
     Raises:
-        ValueError: for a state that is none, or of a version that this package does not know.
+        ValueError: for bytes that are no header.
     """
-    if HEADER not in state:
-        raise ValueError(
-            'the checkpoint holds no integer backbone; run tools/deploy.py convert CONFIG CKPT -o FILE on it and load '
-            'FILE, or use type="TwoBranchSwin"'
-        )
     try:
-        header = json.loads(bytes(state[HEADER].tolist()).decode())
-        found, version = header.get('format'), int(header.get('version', 0))
+        header = json.loads(bytes(encoded.tolist()).decode())
+        header['version'] = int(header.get('version', 0))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f'the header of the integer file cannot be read; {CONVERT_ANEW}') from error
-    if found != FORMAT:
-        raise ValueError(f'the integer file has format {found!r}, not {FORMAT!r}; {CONVERT_ANEW}')
-    if version > VERSION:
-        raise ValueError(
-            f'the integer file has version {version}, this package knows up to {VERSION}; update mixaq_mmdet, or '
-            f'{CONVERT_ANEW}'
-        )
     return header
 
 
@@ -70,27 +81,30 @@ def check_tensors(header: Header, state: State) -> None:
 
 def expected_shapes(header: Header) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of layers and blocks, by name."""
-    layers, shapes = header['layers'], {}
-    for path, entry in layers.items():
-        rows = entry['shape'][0]
-        shapes[f'{path}.codes'] = (-(-prod(entry['shape']) * entry['bits'] // 8),)
-        shapes.update({f'{path}.{name}': (rows,) for name in ('scale', 'zero_point', 'bias')})
-        if 'grid' in entry:
-            shapes.update(_grid_shapes(f'{path}.input.high', entry['grid']))
-    for path, entry in header['blocks'].items():
-        channels = layers[f'{path}.proj']['shape'][0]
-        tokens = entry['tokens']
-        for norm in ('norm1', 'norm2'):
-            shapes.update({f'{path}.{norm}.{name}': (2, channels) for name in ('weight', 'bias')})
-        shapes[f'{path}.position_bias'] = (entry['heads'], tokens, tokens)
-        shapes[f'{path}.pad_qkv'] = (3 * channels,)
-        for branch, grids in zip(('high', 'low'), entry['grids'], strict=True):
-            for role, grid in grids.items():
-                shapes.update(_grid_shapes(f'{path}.{role}.{branch}', grid))
-        widths = [tuple(layers[f'{path}.{name}']['shape']) for name in BLOCK_LAYERS]
-        hidden = widths[2][0]
-        if widths != [(3 * channels, channels), (channels, channels), (hidden, channels), (channels, hidden)]:
-            raise ValueError(f'layers of {path} do not fit each other: {widths}')
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, row in header['layers'].items():
+        shapes[f'{path}.codes'] = (-(-prod(row['shape']) * row['bits'] // 8),)
+        shapes.update({f'{path}.{name}': (row['shape'][0],) for name in ('scale', 'zero_point', 'bias')})
+        for branch, grid in row['input'].items():
+            shapes.update(_grid_shapes(f'{path}.input.{branch}', grid))
+    for path, block in header['blocks'].items():
+        shapes.update(_block_shapes(path, block, header['layers']))
+    return shapes
+
+
+def _block_shapes(path: str, block: dict[str, Any], layers: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    widths = [tuple(layers[f'{path}.{layer}']['shape']) for layer in BLOCK_LAYERS.values()]
+    channels, hidden = widths[1][0], widths[2][0]
+    if widths != [(3 * channels, channels), (channels, channels), (hidden, channels), (channels, hidden)]:
+        raise ValueError(f'layers of {path} do not fit each other: {widths}')
+    shapes: dict[str, tuple[int, ...]] = {
+        f'{path}.{norm}.{name}': (2, channels) for norm in ('norm1', 'norm2') for name in ('weight', 'bias')
+    }
+    shapes[f'{path}.position_bias'] = (block['heads'], block['tokens'], block['tokens'])
+    shapes[f'{path}.pad_qkv'] = (3 * channels,)
+    for role, branches in block['grids'].items():
+        for branch, grid in branches.items():
+            shapes.update(_grid_shapes(f'{path}.{role}.{branch}', grid))
     return shapes
 
 

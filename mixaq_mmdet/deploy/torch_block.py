@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixaq_mmdet.models.window_attention import merge_heads, split_heads
-from mixaq_mmdet.windows.assignment import Run
+from mixaq_mmdet.windows.assignment import Place, Run
 
-from .layouts import BlockWeights, BranchGrids
+from .layouts import BlockWeights, BranchGrids, Grid
 from .products import ExactLinear, probability_values, step_of, steps_of
 from .state import BLOCK_LAYERS
+from .tensor_checks import checked_in_place
+
+
+class BlockLinear(Protocol):
+    """A layer of a block, such as ``ExactLinear``."""
+
+    def __call__(self, steps: Tensor, grid: Grid, positions: Tensor | None = None, branch: int = 0) -> Tensor:
+        """Map whole numbers (..., K), multiples of the grid's step, to float32 (..., N)."""
 
 
 class TorchBlock:
-    """The same interface as ``kernels.IntegerBlock``."""
+    """The same interface as ``kernels.IntegerBlock``.
 
-    def __init__(self, weights: BlockWeights) -> None:
+    Args:
+        weights: the block.
+        linear: its layers are made by.
+    """
+
+    def __init__(self, weights: BlockWeights, linear: Callable[..., BlockLinear] = ExactLinear) -> None:
         self.weights = weights
         self.tokens = weights.bias.shape[-1]
         inputs = {name: [getattr(grids, f'{name}_in') for grids in weights.grids] for name in BLOCK_LAYERS}
-        self.layers = {name: ExactLinear(getattr(weights, name), grids) for name, grids in inputs.items()}
+        self.layers = {name: linear(getattr(weights, name), grids) for name, grids in inputs.items()}
 
     def run(self, stream: Tensor, run: Run) -> None:
         """Work on the windows of ``run``, in place.
@@ -32,7 +46,8 @@ class TorchBlock:
             stream: (B * H * W, C) float32 residual stream.
             run: which rows of it, in which branch.
         """
-        tokens = stream[run.rows]
+        checked_in_place(stream, 'stream', ('rows', self.weights.proj.codes.shape[0]))
+        tokens = stream.index_select(0, run.rows)
         tokens += self._attend(tokens, run)
         tokens += self._feed_forward(tokens, run)
         stream.index_copy_(0, run.rows, tokens)
@@ -60,7 +75,7 @@ class TorchBlock:
         logits = _scaled_logits(q, k, grids).add_(bias)
         attention, step = probability_values(logits.softmax(-1), grids.attn)
         v_step = step_of(grids.v)
-        out = attention @ (v * v_step) if isinstance(v_step, Tensor) else (attention @ v).mul_(v_step)
+        out = attention @ (v * v_step) if grids.v.steps is not None else (attention @ v).mul_(v_step)
         if grids.v.after is not None:
             out.add_(attention.sum(-1, keepdim=True) * grids.v.after)
         return merge_heads(out.mul_(step))
@@ -108,9 +123,10 @@ def _scaled_logits(q: Tensor, k: Tensor, grids: BranchGrids) -> Tensor:
     return logits.mul_(q_step * k_step)
 
 
-def _parts(high: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+def _parts(high: Place, start: Place, stop: Place) -> Iterator[tuple[int, int, int]]:
     """The non-empty parts of ``start:stop`` in the high branch (0) and in the low one (1)."""
-    middle = min(max(high, start), stop)
+    start, stop = int(start), int(stop)
+    middle = min(max(int(high), start), stop)
     for first, last, branch in ((start, middle, 0), (middle, stop, 1)):
         if first < last:
             yield first, last, branch

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The stack that the tests run on, as in constraints.txt (a wheel does not carry that file).
-TESTED = {
-    'python': '3.11',
-    'torch': '2.13.0',
-    'numpy': '2.4.6',
-    'opencv-python': '5.0.0.93',
-    'pycocotools': '2.0.11',
-    'setuptools': '81.0.0',
-    'mmengine': '0.10.7',
-    'mmcv': '2.1.0',
-    'mmdet': '3.3.0',
-    'mmpretrain': '1.2.0',
-    'torchvision': '0.28.0',
-}
+from .stacks import TESTED, Stack
+
+TESTED_PYTHONS = ('3.11',)  # `make test-pythons`
 
 
 @dataclass(frozen=True)
@@ -27,10 +16,12 @@ class Component:
     Attributes:
         name: the first column.
         probe: Python source run in a process of its own; it may set ``report['found']`` and fails by raising.
-        fix: what to do when the probe fails and the error gives no better hint.
+        fix: what to do when the probe fails and the error gives no better hint; ``{mmcv}`` and the like stand for
+            the tested pins of the stack that is here.
         distributions: under which names pip may know it, the tested one first.
         required: whether detection needs it.
         after: components without which it cannot work; while one of them is broken it is not judged by itself.
+        stack: the only stack that needs it.
     """
 
     name: str
@@ -39,17 +30,20 @@ class Component:
     distributions: tuple[str, ...] = ()
     required: bool = True
     after: tuple[str, ...] = ()
+    stack: str | None = None
 
-    @property
-    def tested(self) -> str:
-        """The tested version, or '-'."""
-        return TESTED.get(self.distributions[0] if self.distributions else self.name, '-')
+    def tested(self, stack: Stack) -> tuple[str, ...]:
+        """The tested versions, none of what has no version to compare."""
+        if self.name == 'python':
+            return TESTED_PYTHONS
+        name = self.distributions[0] if self.distributions else self.name
+        version = TESTED.get(stack.distributions.get(name, name))
+        return (version,) if version else ()
 
 
 SETUPTOOLS_FIX = 'pip install "setuptools>=77.0.3,<82"'
 MMCV_FIX = (
-    'make setup, or: MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall mmcv=='
-    + TESTED['mmcv']
+    'make setup, or: MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall {mmcv}'
 )
 
 _PYTHON = """
@@ -105,38 +99,45 @@ def _import(module: str) -> str:
 
 
 COMPONENTS = (
-    Component('python', _PYTHON, 'install Python 3.11'),
-    Component('torch', _TORCH, f'make setup, or: pip install torch=={TESTED["torch"]}', ('torch',)),
-    Component('numpy', _import('numpy'), f'pip install numpy=={TESTED["numpy"]}', ('numpy',)),
+    Component('python', _PYTHON, 'install Python 3.10 to 3.13'),
+    Component('torch', _TORCH, 'make setup, or: pip install {torch}', ('torch',)),
+    Component('numpy', _import('numpy'), 'pip install {numpy}', ('numpy',)),
     Component(
         'opencv',
         'import cv2',  # pip's version has a fourth number that cv2.__version__ lacks
-        f'pip install opencv-python=={TESTED["opencv-python"]}',
+        'pip install {opencv-python}',
         ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless'),
         after=('numpy',),
     ),
     Component(
         'pycocotools',
         'from pycocotools import coco, mask',
-        f'pip install pycocotools=={TESTED["pycocotools"]}',
+        'pip install {pycocotools}',
         ('pycocotools',),
         after=('numpy',),
     ),
-    Component('setuptools', _SETUPTOOLS, SETUPTOOLS_FIX, ('setuptools',)),
+    # the forks read no pkg_resources
+    Component('setuptools', _SETUPTOOLS, SETUPTOOLS_FIX, ('setuptools',), stack='openmmlab'),
     Component(
         'mmengine',
         _import('mmengine') + '\nimport mmengine.runner',
-        f'pip install mmengine=={TESTED["mmengine"]}',
-        ('mmengine', 'mmengine-lite'),
+        'pip install {mmengine}',
+        ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
         after=('torch', 'numpy', 'opencv'),
     ),
-    Component('mmcv', _import('mmcv'), MMCV_FIX, ('mmcv', 'mmcv-lite', 'mmcv-full'), after=('mmengine',)),
+    Component(
+        'mmcv',
+        _import('mmcv'),
+        MMCV_FIX,
+        ('mmcv', 'mmcv-lite', 'mmcv-full', 'onedl-mmcv'),
+        after=('mmengine',),
+    ),
     Component('mmcv ops', _MMCV_OPS, MMCV_FIX, after=('torch', 'mmcv')),
     Component(
         'mmdet',
         _import('mmdet'),
-        f'pip install mmdet=={TESTED["mmdet"]}',
-        ('mmdet',),
+        'pip install {mmdet}',
+        ('mmdet', 'onedl-mmdetection'),
         after=('mmcv', 'pycocotools'),
     ),
     Component(
@@ -150,16 +151,25 @@ COMPONENTS = (
     Component(
         'mmpretrain',
         _MMPRETRAIN,
-        'detection does not need it; pip install -e ".[classification]" and a torchvision that matches torch',
-        ('mmpretrain',),
+        'detection does not need it; pip install {mmpretrain} and a torchvision that matches torch',
+        ('mmpretrain', 'onedl-mmpretrain'),
         required=False,
         after=('mmcv', 'torchvision'),
     ),
 )
 
 COMPILER = Component(
-    'compiler', '', 'needed only to build mmcv: install a C++17 compiler such as g++, or set CXX', required=False
+    'compiler',
+    '',
+    'needed to build mmcv and the kernels of converted models: install a C++17 compiler such as g++, or set CXX',
+    required=False,
 )
+_ENGINES = """
+import mixaq_mmdet
+from mixaq_mmdet.deploy.backends.here import engines_here
+report['lines'] = engines_here()
+"""
+ENGINES = Component('engines', _ENGINES, 'see the reason below', required=False)
 PACKAGE = Component('mixaq_mmdet', _PACKAGE, 'see the reason below', ('mixaq_mmdet',))
 
 # An error text that says more than the component's own fix does: (pattern, fix).
@@ -171,6 +181,6 @@ HINTS = (
     (r'torchvision::nms', 'install the torchvision built for this torch, or: pip uninstall torchvision'),
     (r'libGL|libgthread|libglib', f'pip install opencv-python-headless=={TESTED["opencv-python"]}'),
     (r'MMCV==\S+ is used but incompatible', MMCV_FIX),
-    (r'MMEngine==\S+ is used but incompatible', f'pip install mmengine=={TESTED["mmengine"]}'),
+    (r'MMEngine==\S+ is used but incompatible', 'pip install {mmengine}'),
     (r'numpy\.\w+ size changed|compiled using NumPy 1|_ARRAY_API', 'reinstall it for this numpy: pip install -U'),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .components import Component
+from .stacks import installed
 
 TIMEOUT_SECONDS = 600
 _MARK = '<<mixaq-doctor>>'
@@ -39,11 +39,13 @@ class Finding:
         found: version (and device), None when not even that is known.
         error: empty when the component works.
         imports: optional components that work once the package has prepared the host.
+        lines: what it has to say beside the table.
     """
 
     found: str | None = None
     error: str = ''
     imports: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
 def examine(components: Sequence[Component]) -> list[Finding]:
@@ -57,7 +59,8 @@ def examine(components: Sequence[Component]) -> list[Finding]:
         reports, end = _run([(component.name, component.probe) for component in rest])
         for component, report in zip(rest, reports, strict=False):
             version = report.get('found') or installed_version(component)
-            findings.append(Finding(version, report.get('error', ''), report.get('imports', [])))
+            extras = (report.get(name, []) for name in ('imports', 'lines'))
+            findings.append(Finding(version, report.get('error', ''), *extras))
         if len(reports) < len(rest):
             findings.append(Finding(installed_version(rest[len(reports)]), end))
     return findings
@@ -66,7 +69,7 @@ def examine(components: Sequence[Component]) -> list[Finding]:
 def _run(probes: list[tuple[str, str]]) -> tuple[list[dict], str]:
     """The reports that came back, and how the process ended before the first one that did not."""
     # The same interpreter flags (-S, -I, -X ...), or the child would look at another stack.
-    flags = subprocess._args_from_interpreter_flags()
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # typeshed lacks it
     command = [sys.executable, *flags, '-c', _CHILD, json.dumps(probes)]
     environment = {**os.environ, 'PYTHONIOENCODING': 'utf-8:backslashreplace'}
     try:
@@ -81,7 +84,7 @@ def _run(probes: list[tuple[str, str]]) -> tuple[list[dict], str]:
 
 
 def _parse(output: bytes | None, probes: list[tuple[str, str]]) -> list[dict]:
-    reports = []
+    reports: list[dict] = []
     for line in (output or b'').decode('utf-8', 'replace').splitlines():
         if line.startswith(_MARK):
             try:
@@ -107,14 +110,9 @@ def _describe_end(child: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def installed_version(component: Component) -> str | None:
-    """The version pip knows, for a component that cannot be imported to ask it."""
-    for name in component.distributions:
-        try:
-            return importlib.metadata.version(name) + ('' if name == component.distributions[0] else f' ({name})')
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        except Exception as error:  # metadata of a broken installation may be unreadable
-            return f'unreadable metadata ({type(error).__name__})'
+    """The version pip knows, for a component that cannot be imported to ask it; names what is not the tested name."""
+    for name, version in installed(component.distributions).items():
+        return version + ('' if name == component.distributions[0] else f' ({name})')
     return None
 
 

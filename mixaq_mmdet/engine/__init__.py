@@ -1,6 +1,6 @@
 """Loops, hooks and wrappers that run a detector; importing registers them."""
 
-from .hooks import CalibrationHook, CostHook, ExactResumeHook, WindowMapHook, start_distillation
+from .hooks import AnnealingHook, CalibrationHook, CostHook, ExactResumeHook, WindowMapHook, start_distillation
 from .optim_wrapper import (
     SparsityAwareAmpOptimWrapper,
     SparsityAwareOptimWrapper,
@@ -9,6 +9,7 @@ from .optim_wrapper import (
 from .ptq_loop import PTQLoop
 
 __all__ = [
+    'AnnealingHook',
     'CalibrationHook',
     'CostHook',
     'ExactResumeHook',

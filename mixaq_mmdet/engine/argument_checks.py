@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from inspect import Parameter, signature
 from typing import Any
+
+from mixaq_mmdet.checks import constructor_arguments
 
 _GIVEN_BY_THE_RUNNER = ('runner', 'dataloader')
 
@@ -13,13 +14,6 @@ _GIVEN_BY_THE_RUNNER = ('runner', 'dataloader')
 def type_name(kind: Any) -> str:
     """The bare name in a ``type`` of a config, which may be a text with a scope or, in pure Python configs, a class."""
     return getattr(kind, '__name__', str(kind).rpartition('.')[2])
-
-
-def check_positive(value: Any, field: str, usual: int) -> int:
-    """Return ``value`` if it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{field}={value!r} must be a whole number of at least 1; {usual} is usual')
-    return value
 
 
 def known_arguments_only(hint: str = '') -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -34,7 +28,7 @@ def known_arguments_only(hint: str = '') -> Callable[[Callable[..., None]], Call
         def checked(self: Any, *args: Any, **kwargs: Any) -> None:
             classes = type(self).__mro__
             owner = next(index for index, cls in enumerate(classes) if vars(cls).get('__init__') is checked)
-            known = _known_arguments(classes[owner:])
+            known = constructor_arguments(classes[owner:])
             unknown = sorted(set(kwargs) - set(known))
             if unknown:
                 shown = [name for name in known if name not in _GIVEN_BY_THE_RUNNER]
@@ -44,16 +38,3 @@ def known_arguments_only(hint: str = '') -> Callable[[Callable[..., None]], Call
         return checked
 
     return decorate
-
-
-def _known_arguments(classes: tuple[type, ...]) -> list[str]:
-    """Names of the arguments of the first constructor, and of the next as long as one takes ``**kwargs``."""
-    known: list[str] = []
-    for cls in classes:
-        if '__init__' not in vars(cls):
-            continue
-        parameters = [*signature(vars(cls)['__init__']).parameters.values()][1:]
-        known += [p.name for p in parameters if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
-        if all(p.kind != Parameter.VAR_KEYWORD for p in parameters):
-            break
-    return known

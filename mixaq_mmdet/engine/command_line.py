@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -11,8 +12,13 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from .argument_checks import type_name
 from .damaged_files import check_readable, read_config
 from .distributed import setup_distributed
+from .tool_errors import add_traceback_flag
+
+TOOL_HOOKS = {'cost': 'CostHook', 'distillation': 'DistillationHook'}
+"""What a test cost is told, and ``model.backbone.distill`` is heeded, without an edit to a config."""
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +35,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none', help='who started the processes'
     )
+    add_traceback_flag(parser)
     # torch.distributed.launch passes one spelling or the other, depending on its version.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -74,7 +81,7 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
         files = sorted(Path(cfg.work_dir).glob('*.pth'), key=lambda path: path.stat().st_mtime)
         newest = str(files[-1]) if files else None
     if newest is None:
-        print(f'--resume: no checkpoint in {cfg.work_dir} yet, the run starts anew')
+        print(f'--resume: no checkpoint in {cfg.work_dir} yet, the run starts from the beginning')
         cfg.resume = False
         return
     if not Path(newest).is_file():  # last_checkpoint holds the path of the time; the folder may have moved since
@@ -100,6 +107,19 @@ def apply_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def add_hooks(cfg: Config) -> None:
+    """Add the hooks that the tools bring to ``default_hooks``; None under a hook's name there keeps it out."""
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    hooks = cfg.default_hooks
+    named = [hook for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])] if isinstance(hook, Mapping)]
+    present = {type_name(hook.get('type')) for hook in named}
+    for name, kind in TOOL_HOOKS.items():
+        if kind not in present and hooks.setdefault(name, {'type': kind}) is None:
+            del hooks[name]  # mmengine knows None for its own hooks only
+
+
 def build_runner(cfg: Config) -> Runner:
     """The Runner of ``cfg``, of the class ``runner_type`` names if it does."""
+    add_hooks(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -29,14 +29,14 @@ def check_readable(path: str | Path, field: str) -> None:
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
     except TORN as error:
         if 'Unsupported global' in str(error) or 'Unsupported class' in str(error):
-            if torch.__version__ < (2, 6):  # there the host loads such files
+            if torch.__version__ < '2.6':  # there the host loads such files
                 return
             raise ValueError(
                 f'{field} {str(path)!r} holds more than weights, which is not loaded for safety; make a plain file of '
                 'it with tools/convert_checkpoint.py'
             ) from error
         raise ValueError(
-            f'{field} {str(path)!r} is truncated or no checkpoint of PyTorch; copy or download it again, or take an '
+            f'{field} {str(path)!r} is truncated or not a PyTorch checkpoint; copy or download it again, or take an '
             'earlier one'
         ) from error
     if not isinstance(content, Mapping):
@@ -98,7 +98,7 @@ def read_json(path: str | Path, remedy: str) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except ValueError as error:
-        raise ValueError(f'{str(path)!r} is torn or no JSON ({error}); {remedy}') from error
+        raise ValueError(f'{str(path)!r} is torn or not JSON ({error}); {remedy}') from error
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _what_is_wrong(path: Path) -> str | None:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        return f'is torn or no JSON: {error}; write or copy it again'
+        return f'is torn or not JSON: {error}; write or copy it again'
     keys = ('images', 'annotations', 'categories')
     missing = [key for key in keys if not isinstance(content, Mapping) or not isinstance(content.get(key), list)]
     if missing:

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch.distributed
@@ -52,6 +53,20 @@ def setup_distributed(cfg: Config, launcher: str) -> None:
     cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let this process know of no other ranks: for code that would average over ranks of which not all run it."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        yield
+        return
+    group = torch.distributed.GroupMember.WORLD
+    torch.distributed.GroupMember.WORLD = None
+    try:
+        yield
+    finally:
+        torch.distributed.GroupMember.WORLD = group
+
+
 def _check_place(launcher: str) -> None:
     missing = [name for name in _PLACE_VARIABLES[launcher] if name not in os.environ]
     # mmengine works without SLURM_LOCALID, and the tools set LOCAL_RANK themselves.
@@ -80,7 +95,7 @@ def _first_slurm_host() -> str:
         return answer.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise ValueError(
-            f'MASTER_ADDR is not set and `scontrol show hostnames {nodes}` does not tell it ({error}); '
+            f'MASTER_ADDR is not set and `scontrol show hostnames {nodes}` does not give it ({error}); '
             'export MASTER_ADDR as the address of the first node'
         ) from error
 

@@ -185,11 +185,12 @@ def annotation_file(dataset: Any) -> str:
     inner = get('dataset')
     if inner is not None:
         return annotation_file(inner)
-    if not get('ann_file'):
+    file = get('ann_file')
+    if not file:
         raise ValueError('test_dataloader.dataset.ann_file is missing; evaluation needs a COCO annotation file')
     # a built dataset has joined them already
     root = get('data_root') if isinstance(dataset, Mapping) else None
-    return str(Path(root or '') / get('ann_file'))
+    return str(Path(root or '') / file)
 
 
 def _evaluate_config(cfg: Config, checkpoint: str | Path | None, work_dir: str | Path | None) -> Evaluation:
@@ -212,11 +213,12 @@ def _evaluate_config(cfg: Config, checkpoint: str | Path | None, work_dir: str |
     return Evaluation(metrics, loop.evaluator.metrics[0].matches, len(loop.dataloader.dataset), runner.model)
 
 
-def _evaluate_loaded(detector: nn.Module, dataloader: DataLoader) -> Evaluation:
+def _evaluate_loaded(detector: Any, dataloader: DataLoader) -> Evaluation:
+    dataset: Any = dataloader.dataset
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on reading: noise in a loop
-        metric = MatchingCocoMetric(ann_file=annotation_file(dataloader.dataset))
+        metric = MatchingCocoMetric(ann_file=annotation_file(dataset))
     evaluator = Evaluator([metric])
-    evaluator.dataset_meta = dataloader.dataset.metainfo
+    evaluator.dataset_meta = dataset.metainfo
     training = detector.training
     detector.eval()
     with torch.no_grad():
@@ -224,5 +226,5 @@ def _evaluate_loaded(detector: nn.Module, dataloader: DataLoader) -> Evaluation:
             evaluator.process(detector.test_step(batch), batch)
     if training:
         detector.train()
-    metrics = evaluator.evaluate(len(dataloader.dataset))
-    return Evaluation(metrics, metric.matches, len(dataloader.dataset), detector)
+    metrics = evaluator.evaluate(len(dataset))
+    return Evaluation(metrics, metric.matches, len(dataset), detector)

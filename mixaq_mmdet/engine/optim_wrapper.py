@@ -9,9 +9,11 @@ from typing import Any
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from torch import Tensor, nn
 
+from mixaq_mmdet.checks import check_number
 from mixaq_mmdet.models.backbone_cost import backbone_bops
 from mixaq_mmdet.models.two_branch_block import LOW_NORMS
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
+from mixaq_mmdet.quantization.layers import BRANCHES
 from mixaq_mmdet.quantization.quantizers import Quantizer
 from mixaq_mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
@@ -19,6 +21,7 @@ from .argument_checks import known_arguments_only, type_name
 from .ratio_sampling import RatioSampler
 
 STATE_KEY = 'sparsity_aware_updates'
+LOW_BRANCH = BRANCHES[1]
 
 
 def two_branch_backbones(model: nn.Module) -> list[TwoBranchSwin]:
@@ -111,7 +114,10 @@ class _SparsityAware(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class SparsityAwareOptimWrapper(_SparsityAware):
-    """OptimWrapper that draws new ratios for every optimizer update; see ``RatioSampler`` for its arguments."""
+    """OptimWrapper that draws new ratios for every optimizer update (SAQA, arXiv 2507.19131).
+
+    Its further arguments are those of ``RatioSampler``: ``max_ratio``, ``step``, ``sampling``, ``prune`` and ``seed``.
+    """
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -124,17 +130,27 @@ _TWINS = {'OptimWrapper': 'SparsityAwareOptimWrapper', 'AmpOptimWrapper': 'Spars
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class SparsityAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Builds our wrapper for a model with a TwoBranchSwin, also where ``--amp`` replaced its type by the stock one.
+    """Builds the sparsity-aware wrapper for a model with a TwoBranchSwin, also if ``--amp`` set the stock type.
 
-    Quantizers' parameters (learned steps, offsets) and the low branch's norms get no weight decay.
+    It switches off weight decay for the parameters of quantizers (learned steps, offsets) and for the norms of the low
+    branch. The parameters of the low branch can have a higher learning rate (our option): with one rate for all they
+    hardly leave their first values.
+
+    Args:
+        optim_wrapper_cfg: the wrapper's config; ``branch_lr_mult`` in it, 1 by default, multiplies the learning rate of
+            the low branch's own parameters: its steps, offsets and norms.
+        paramwise_cfg: as in the base class.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        content = optim_wrapper_cfg.copy()
+        multiplier = content.pop('branch_lr_mult', 1.0)
+        self.branch_lr_mult = check_number(multiplier, 'optim_wrapper.branch_lr_mult', above=True, usual=1)
+        super().__init__(content, paramwise_cfg)
         kind = self.optim_wrapper_cfg.get('type', 'OptimWrapper')
         self.optim_wrapper_cfg['type'] = _TWINS.get(type_name(kind), kind)
         # without any option the base class would make a single group of all parameters
-        self.paramwise_cfg = self.paramwise_cfg or {'custom_keys': {}}
+        self.paramwise_cfg: dict = self.paramwise_cfg or {'custom_keys': {}}
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer and its wrapper; a model that cannot be trained so is an error here, not in a step."""
@@ -150,9 +166,13 @@ class SparsityAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
     ) -> None:
-        """As the base class, then without decay where decay would pull a scale towards zero."""
+        """As the base class; scales, which decay would pull towards zero, without it, and the low branch's faster."""
         first = len(params)
         super().add_params(params, module, prefix, is_dcn_module)
-        if isinstance(module, Quantizer) or prefix.rpartition('.')[2] in LOW_NORMS:
-            for group in params[first:]:
+        name, quantizes = prefix.rpartition('.')[2], isinstance(module, Quantizer)
+        low = name in LOW_NORMS or (quantizes and name == LOW_BRANCH)
+        for group in params[first:]:
+            if quantizes or low:
                 group['weight_decay'] = 0.0
+            if low and self.branch_lr_mult != 1:
+                group['lr'] = group.get('lr', self.base_lr) * self.branch_lr_mult

@@ -11,7 +11,8 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from .argument_checks import known_arguments_only
-from .calibration_run import calibrate_in_runner, loader_for, refuse_averaging
+from .calibration.run import calibrate_in_runner, loader_for, refuse_averaging
+from .checkpoints.overwriting import refuse_overwriting
 
 _FROM_A_BASE = (
     "; keys of the base config's train_cfg stay unless deleted: "
@@ -21,26 +22,27 @@ _FROM_A_BASE = (
 
 @LOOPS.register_module()
 class PTQLoop(EpochBasedTrainLoop):
-    """A "training" of one epoch that calibrates instead: saves an ordinary checkpoint (epoch_1.pth), then validates.
+    """A training loop of one epoch that calibrates, saves an ordinary checkpoint (epoch_1.pth) and then validates.
 
-    A run that was killed goes on behind its last finished block when the same command is given again in the same work
-    folder; a run resumed from a calibrated checkpoint validates and ends.
+    To continue a run that was killed, give the same command again in the same work folder: it starts after the last
+    finished block. A run that is resumed from a calibrated checkpoint validates and ends.
 
     Args:
         runner: the Runner.
         dataloader: ``train_dataloader`` of the config; its dataset is read through the test pipeline.
-        num_images: calibration images, over all ranks together.
+        num_images: number of calibration images, in total over all ranks.
         seed: which images are drawn.
     """
 
     @known_arguments_only(_FROM_A_BASE)
     def __init__(self, runner: Any, dataloader: Any, num_images: int = 32, seed: int = 0) -> None:
         refuse_averaging(runner)
+        refuse_overwriting(runner.cfg)
         _save_at_the_end(runner)
         self.seed = seed
         super().__init__(runner, loader_for(runner, dataloader, num_images, seed), max_epochs=1)
         # schedulers and time estimates divide by it, and a rank may have no image
-        self._max_iters = max(self._max_iters, 1)
+        self._max_iters: int = max(self._max_iters, 1)
         runner.register_hook(_ResumesCalibrations())
 
     def run(self) -> nn.Module:
@@ -74,7 +76,7 @@ class _ResumesCalibrations(Hook):
         state = checkpoint.get('state_dict', checkpoint)
         if runner._resume and not any(bool(flag) for name, flag in state.items() if name.endswith('.calibrated')):
             raise ValueError(
-                '--resume: the checkpoint is not calibrated, there is no calibration to go on with; give it as '
+                '--resume: the checkpoint is not calibrated, so there is no calibration to continue; give it as '
                 'load_from instead of --resume, with a work folder of its own'
             )
 

@@ -16,7 +16,7 @@ from numbers import Real
 
 import numpy as np
 
-from mixaq_mmdet.quantization.checks import check_count
+from mixaq_mmdet.checks import check_count
 from mixaq_mmdet.windows.assignment import hundredths
 
 Levels = list[int]
@@ -26,7 +26,7 @@ RatioPair = tuple[tuple[float, ...], tuple[float, ...]]
 @lru_cache(maxsize=16)
 def count_vectors(num_pairs: int, top: int) -> tuple[tuple[int, ...], ...]:
     """``counts[n][s]``: how many vectors of ``n`` levels in 0 .. ``top`` have the sum ``s``."""
-    counts = [(1,)]
+    counts: list[tuple[int, ...]] = [(1,)]
     for pairs in range(1, num_pairs + 1):
         prefix = [0, *accumulate(counts[-1])]
         last = len(prefix) - 1
@@ -123,5 +123,5 @@ def _grid(max_ratio: float, step: float) -> tuple[int, int]:
         if abs(100 * value - hundredths(value)) > 1e-6:
             raise ValueError(f'{field}={value!r} must be in whole hundredths; windows are counted with that precision')
     if hundredths(max_ratio) % hundredths(step):
-        raise ValueError(f'max_ratio={max_ratio} is no multiple of step={step}; try max_ratio=0.8, step=0.1')
+        raise ValueError(f'max_ratio={max_ratio} is not a multiple of step={step}; try max_ratio=0.8, step=0.1')
     return hundredths(max_ratio) // hundredths(step), hundredths(step)

@@ -15,7 +15,12 @@ from typing import Any
 from mmdet.models.backbones.swin import SwinTransformer
 from torch import Tensor
 
+from mixaq_mmdet.quantization import QuantWeight
+from mixaq_mmdet.quantization.roles import QUERY_KEY, QUERY_KEY_VALUE
 from mixaq_mmdet.windows.cost import Cost, Layer, LayerBits, SwinSpec, backbone_cost
+
+from .block_shape import shape_of
+from .two_branch_swin import TwoBranchSwin
 
 FLOAT_BITS = 32
 COMPENSATION = '.compensation'
@@ -26,14 +31,14 @@ def swin_spec(backbone: SwinTransformer) -> SwinSpec:
     """The numbers of a backbone's architecture that decide its cost."""
     projection: Any = backbone.patch_embed.projection
     stages: Any = list(backbone.stages)
-    first = stages[0].blocks[0]
+    first = shape_of(stages[0].blocks[0])
     merges = [stage.downsample.sampler.stride[0] for stage in stages if stage.downsample is not None]
     return SwinSpec(
         embed_dims=projection.out_channels,
         depths=tuple(len(stage.blocks) for stage in stages),
-        num_heads=tuple(stage.blocks[0].attn.w_msa.num_heads for stage in stages),
-        window_size=first.attn.window_size,
-        mlp_ratio=first.ffn.feedforward_channels / first.ffn.embed_dims,
+        num_heads=tuple(shape_of(stage.blocks[0]).heads for stage in stages),
+        window_size=first.window,
+        mlp_ratio=first.hidden / first.channels,
         patch_size=projection.kernel_size[0],
         in_channels=projection.in_channels,
         strides=(projection.stride[0], *merges),
@@ -42,11 +47,14 @@ def swin_spec(backbone: SwinTransformer) -> SwinSpec:
 
 def layer_bits(backbone: SwinTransformer, layer: Layer) -> LayerBits:
     """Bits of one layer, as the backbone's method gives them to its roles; 32 where a role stays float."""
-    method = getattr(backbone, 'quant_method', None) or getattr(backbone, 'stored_bits', None)
+    method = (backbone.quant_method or backbone.stored_bits) if isinstance(backbone, TwoBranchSwin) else None
     if not layer.roles:
         return LayerBits()
     compensation = layer.name.endswith(COMPENSATION)
     roles = {} if method is None else method.roles(layer.name.removesuffix(COMPENSATION))
+    if method is not None and 'q' in layer.roles and reparameterises_queries(backbone):
+        input_roles = method.roles(layer.name.replace(QUERY_KEY, QUERY_KEY_VALUE))
+        roles = {**roles, 'k': input_roles.get('qkv_in', {})}  # keys are that input
 
     def bits(role: str, key: str = 'bits') -> int:
         config = roles.get(role, {})
@@ -71,25 +79,49 @@ def backbone_bops(
 ) -> Cost:
     """The cost of one image of ``shape`` = (height, width) pixels, by default at the ratios of the present mode."""
     spec = swin_spec(backbone)
+    if isinstance(backbone, TwoBranchSwin):
+        low = backbone.low_ratios if low is None else low
+        prune = backbone.prune_ratios if prune is None else prune
     none = (0.0,) * len(spec.pair_stages)
     cost = backbone_cost(
         spec,
         shape,
-        getattr(backbone, 'low_ratios', none) if low is None else low,
-        getattr(backbone, 'prune_ratios', none) if prune is None else prune,
+        none if low is None else low,
+        none if prune is None else prune,
         lambda layer: layer_bits(backbone, layer),
     )
-    return replace(cost, layers=[*cost.layers, *compensation_layers(backbone, cost.layers)])
+    layers = [as_reparameterised(backbone, layer) for layer in cost.layers]
+    return replace(cost, layers=[*layers, *compensation_layers(backbone, layers)])
+
+
+def reparameterises_queries(backbone: SwinTransformer) -> bool:
+    """Whether attention takes queries from the product of query and key weights, and its input for keys."""
+    method = backbone.quant_method if isinstance(backbone, TwoBranchSwin) else None
+    return method is not None and method.reparameterises_queries
+
+
+def as_reparameterised(backbone: SwinTransformer, layer: Layer) -> Layer:
+    """The layer with the MACs that it has where queries come from the product of query and key weights."""
+    attention, _, name = layer.name.rpartition('.')
+    if name not in ('qkv', 'query_key') or not reparameterises_queries(backbone):
+        return layer
+    heads: Any = backbone.get_submodule(attention).num_heads
+
+    def macs(stock: int) -> int:
+        # C queries per head and C values instead of C queries, keys and values; products over C instead of C / heads
+        return stock * (heads + 1) // 3 if name == 'qkv' else stock * heads
+
+    return replace(layer, executed=macs(layer.executed), window=macs(layer.window))
 
 
 def compensation_layers(backbone: SwinTransformer, layers: Sequence[Layer]) -> list[Layer]:
     """The two products of each low-rank compensation: float factors on the layer's input and on its own result."""
     added: list[Layer] = []
-    if not hasattr(backbone, 'quant_method'):
+    if not isinstance(backbone, TwoBranchSwin) or backbone.quant_method is None:
         return added
     for layer in layers:
         module: Any = None if layer.kind == 'matmul' else backbone.get_submodule(layer.name)
-        compensation: Any = getattr(module, 'compensation', None)
+        compensation: Any = module.compensation if isinstance(module, QuantWeight) else None
         if compensation is None or compensation.rank == 0:
             continue
         outputs, inputs = module.weight.shape

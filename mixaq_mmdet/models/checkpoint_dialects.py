@@ -1,6 +1,6 @@
 """The ways Swin checkpoints name and order their weights, and one translation into mmdet 3.x names.
 
-Pure functions on state dicts; reading files and comparing with a model is ``engine/checkpoints.py``.
+Pure functions on state dicts; reading files and comparing with a model is ``engine/checkpoints/conversion.py``.
 
 ======================  =========================================  ==============================
 dialect                 attention weights of the first block       order of merged 2x2 patches

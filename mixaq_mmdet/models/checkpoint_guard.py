@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from mixaq_mmdet.quantization.state import INTEGER_HEADER
+
 MAX_MISSING_SHARE = 0.01
 OUTPUT_NORM = re.compile(r'norm\d+\.')
 BLOCK = re.compile(r'stages\.(\d+)\.blocks\.(\d+)\.')
@@ -47,6 +49,20 @@ def refuse_foreign_weights(
         raise ValueError(
             f'the checkpoint lacks {len(missing)} of {len(needed)} backbone parameters; convert files of other '
             f'code bases with tools/convert_checkpoint.py. Missing: {_shortened(missing)}'
+        )
+
+
+def refuse_integers(state_dict: dict[str, Any], prefix: str) -> None:
+    """Raise a ValueError if a converted file is loaded where only a simulated or float model can be.
+
+    Args:
+        state_dict: what the backbone loads.
+        prefix: where the backbone is in it, e.g. 'backbone.'.
+    """
+    if prefix + INTEGER_HEADER in state_dict:
+        raise ValueError(
+            'this is a converted file, which holds integers: use the config that tools/deploy.py convert wrote beside '
+            'it (integer.py for integer.pth), or give this config the calibrated checkpoint'
         )
 
 

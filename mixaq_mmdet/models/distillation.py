@@ -45,8 +45,10 @@ class FeatureDistiller:
         checkpoint, weight = (config[key] for key in KEYS)
         if not isinstance(checkpoint, str) or not checkpoint:
             raise ValueError(f'distill.checkpoint={checkpoint!r} must name a float checkpoint')
-        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight < math.inf:
-            raise ValueError(f'distill.weight={weight!r} must be a number above 0; leave distill away to do without')
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < float(weight) < math.inf:
+            raise ValueError(
+                f'distill.weight={weight!r} must be a number above 0; remove distill to train without a teacher'
+            )
         self.checkpoint = checkpoint
         self.weight = float(weight)
         self.shared = False
@@ -74,8 +76,8 @@ class FeatureDistiller:
         """Leave the loss of a training step: what the teacher makes of the images, against the outputs."""
         if self._teacher is None or not self.shared:
             raise ValueError(
-                'distill is set, but nothing takes its loss; train with a Runner, or call '
-                'mixaq_mmdet.engine.start_distillation(model) before the first step'
+                'distill is set, but nothing takes its loss; add default_hooks=dict(distillation=dict(type='
+                '"DistillationHook")), or call mixaq_mmdet.engine.start_distillation(model) before the first step'
             )
         with torch.no_grad():
             targets = self._teacher.to(images.device)(images)
@@ -87,10 +89,16 @@ class FeatureDistiller:
         return loss
 
 
+class Distilled:
+    """A backbone that may be trained towards the outputs of a float one."""
+
+    distiller: FeatureDistiller | None = None
+
+
 def distillers(model: nn.Module) -> list[FeatureDistiller]:
     """Those of all backbones inside a model."""
-    found = [getattr(module, 'distiller', None) for module in model.modules()]
-    return [distiller for distiller in found if isinstance(distiller, FeatureDistiller)]
+    found = [module.distiller for module in model.modules() if isinstance(module, Distilled)]
+    return [distiller for distiller in found if distiller is not None]
 
 
 def share_losses(model: nn.Module) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.layers import PatchMerging
 from torch import Tensor, nn
 
+from mixaq_mmdet.quantization import Fold, FoldingBlock, SameProduct
 
-def _onednn_linear() -> torch._ops.OpOverloadPacket | None:
+
+def _onednn_linear() -> Any:
     """oneDNN's linear layer, which torch has but does not use for float32; None in builds without it."""
     if not torch.backends.mkldnn.is_available():
         return None
@@ -18,17 +22,14 @@ def _onednn_linear() -> torch._ops.OpOverloadPacket | None:
 ONEDNN_LINEAR = _onednn_linear()
 
 
-class FastLinear(nn.Linear):
+class FastLinear(SameProduct, nn.Linear):
     """``nn.Linear`` that asks oneDNN in float32 inference on a CPU: some 10 % faster than the BLAS product."""
-
-    same_product = True
-    """Its forward is its base's by another way, so a quantized layer may take its place."""
 
     @classmethod
     def convert(cls, stock: nn.Linear) -> FastLinear:
         """Turn a stock layer into this class without touching its parameters."""
         stock.__class__ = cls
-        return stock
+        return stock  # type: ignore[return-value]  # its class has just been changed
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -66,21 +67,29 @@ def _hooks(module: nn.Module) -> tuple[dict, dict]:
     return module._forward_hooks, module._forward_pre_hooks
 
 
-class FastPatchMerging(PatchMerging):
+class FastPatchMerging(FoldingBlock, PatchMerging):
     """``PatchMerging`` that stacks four strided views; stock's Unfold goes through two transposes."""
 
+    stacks: bool
+    """Whether it merges 2 x 2 tokens; other samplers go stock's way."""
+
     @classmethod
-    def convert(cls, stock: PatchMerging) -> PatchMerging:
-        """Turn a stock layer that merges 2 x 2 tokens into this class without touching its parameters."""
+    def convert(cls, stock: PatchMerging) -> FastPatchMerging:
+        """Turn a stock layer into this class without touching its parameters."""
         FastLinear.convert(stock.reduction)
         sampler = stock.sampler
-        two_by_two = sampler.kernel_size == sampler.stride == (2, 2)
-        if two_by_two and sampler.dilation == (1, 1) and sampler.padding == (0, 0):
-            stock.__class__ = cls
+        stock.__class__ = cls
+        stock.stacks = (
+            sampler.kernel_size == sampler.stride == (2, 2) and sampler.dilation == (1, 1) and sampler.padding == (0, 0)
+        )
         return stock
 
+    def folds(self) -> list[Fold]:
+        """The norm and the reduction."""
+        return [] if self.norm is None else [Fold([self.norm], self.reduction)]
+
     def forward(self, x: Tensor, input_size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Merge 2 x 2 tokens, odd sizes padded with zeros at the bottom and right.
+        """Merge tokens, odd sizes padded with zeros at the bottom and right.
 
         Args:
             x: (B, H * W, C).
@@ -89,6 +98,8 @@ class FastPatchMerging(PatchMerging):
         Returns:
             (B, ceil(H / 2) * ceil(W / 2), out_channels), and the new size.
         """
+        if not self.stacks:
+            return super().forward(x, input_size)
         height, width = input_size
         batch, _, channels = x.shape
         x = x.view(batch, height, width, channels)

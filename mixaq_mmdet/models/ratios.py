@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mixaq_mmdet.quantization.checks import plain
+from mixaq_mmdet.checks import plain
 from mixaq_mmdet.windows.assignment import hundredths
 
 Ratios = float | Sequence[float] | np.ndarray | Tensor
@@ -39,6 +39,6 @@ def _spelled_out(field: str, value: Ratios, num_pairs: int) -> tuple[float, ...]
     if len(values) != num_pairs:
         raise ValueError(f'{field} has {len(values)} values; give one number or {num_pairs}, one for each block pair')
     for pair, number in enumerate(values):
-        if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= number <= 1:
+        if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= float(number) <= 1:
             raise ValueError(f'{field}[{pair}]={number!r} must be a number in [0, 1]')
     return tuple(hundredths(float(number)) / 100 for number in values)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any
 
 from mmdet.models.backbones.swin import SwinTransformer
 
-from mixaq_mmdet.quantization.checks import check_list
-
-_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+from mixaq_mmdet.checks import check_list, constructor_arguments
 
 
 def checked_arguments(backbone: type, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +22,9 @@ def checked_arguments(backbone: type, args: Sequence[Any], kwargs: dict[str, Any
     stock = signature(SwinTransformer)
     unknown = sorted(set(kwargs) - set(stock.parameters))
     if unknown:
-        raise ValueError(f'model.backbone has unknown keys {unknown}; use some of {_known_keys(backbone)}')
+        raise ValueError(
+            f'model.backbone has unknown keys {unknown}; use some of {constructor_arguments(backbone.__mro__)}'
+        )
     given = stock.bind(*args, **kwargs)
     given.apply_defaults()
     _check_geometry(given.arguments)
@@ -36,13 +36,6 @@ def pretrain_size(arguments: dict[str, Any]) -> tuple[int, int]:
     size = arguments['pretrain_img_size']
     sides = (size,) if isinstance(size, int) else tuple(size)
     return sides[0], sides[-1]
-
-
-def _known_keys(backbone: type) -> list[str]:
-    """Names of the arguments of a backbone class and of those it is derived from, down to stock's."""
-    classes = backbone.__mro__[: backbone.__mro__.index(SwinTransformer) + 1]
-    parameters = [p for cls in classes for p in list(signature(cls.__init__).parameters.values())[1:]]
-    return list(dict.fromkeys(p.name for p in parameters if p.kind in _NAMED))
 
 
 def _check_geometry(arguments: dict[str, Any]) -> None:

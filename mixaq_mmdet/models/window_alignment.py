@@ -1,7 +1,7 @@
 """Teach a detector trained from scratch what MixA-Q presumes: important windows have large activations.
 
 A small Swin trained from scratch is free to let background tokens grow: every LayerNorm hides their size from the task
-loss. The auxiliary loss here asks that within a picture the windows with more object area score higher. It is not part
+loss. The auxiliary loss here asks that within an image the windows with more object area score higher. It is not part
 of the paper [open].
 """
 
@@ -21,9 +21,11 @@ from mixaq_mmdet.registry import MODELS
 from mixaq_mmdet.windows.geometry import partition, window_grid
 from mixaq_mmdet.windows.importance import L2
 
+from .block_shape import shape_of
+
 
 def ranking_loss(scores: Tensor, coverage: Tensor, margin: float, temperature: float) -> Tensor:
-    """Smooth hinge over the pairs of windows of a picture, weighted by how much more object one of them holds.
+    """Smooth hinge over the pairs of windows of an image, weighted by how much more object one of them holds.
 
     mean of (c_i - c_j)+ * softplus((margin - (log s_i - log s_j)) / temperature) * temperature
 
@@ -79,7 +81,9 @@ class WindowAlignedMaskRCNN(MaskRCNN):
         super().__init__(*args, **kwargs)
         for name, value in (('weight', alignment_weight), ('temperature', alignment_temperature)):
             if not value > 0:
-                raise ValueError(f'alignment_{name} must be above 0, got {value}; use type=MaskRCNN to do without')
+                raise ValueError(
+                    f'alignment_{name} must be above 0, got {value}; use type=MaskRCNN to train without it'
+                )
         self.alignment_weight = alignment_weight
         self.alignment_margin = alignment_margin
         self.alignment_temperature = alignment_temperature
@@ -99,7 +103,7 @@ class WindowAlignedMaskRCNN(MaskRCNN):
 
     def _alignment(self, stream: Tensor, data_samples: SampleList, size: Sequence[int]) -> Tensor:
         """Ranking loss of one stage; stream is (B, H, W, C)."""
-        window = self.backbone.stages[0].blocks[0].attn.window_size
+        window = shape_of(self.backbone.stages[0].blocks[0]).window
         height, width = stream.shape[1:3]
         real = window_grid(height, width, window, 0).real.to(stream.device)
         scores = self.importance(partition(self.importance.token_map(stream), window), real)
@@ -109,7 +113,7 @@ class WindowAlignedMaskRCNN(MaskRCNN):
 
 
 @contextmanager
-def stage_inputs(backbone: nn.Module) -> Iterator[list[Tensor]]:
+def stage_inputs(backbone: Any) -> Iterator[list[Tensor]]:
     """While entered, the list receives the (B, H, W, C) residual stream entering each stage of a stock Swin."""
     streams: list[Tensor] = []
 

@@ -43,10 +43,18 @@ def attend(
     return _attend_fused(qkv, biases, segments, num_heads, scale, dropout)
 
 
+def attend_whole(qkv: Tensor, biases: Tensor, num_heads: int, scale: float, dropout: float = 0.0) -> Tensor:
+    """As :func:`attend` with a bias (1 or windows, heads, tokens, tokens) for each window, or one for all."""
+    q, k, v = split_heads(qkv, num_heads)
+    mask = biases.to(q.dtype).expand(len(q), -1, -1, -1)
+    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale))
+
+
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(windows, tokens, 3 * C) to q, k, v, each (windows, heads, tokens, C / heads); no copies."""
     windows, tokens, _ = qkv.shape
-    return qkv.view(windows, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = qkv.view(windows, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -28,6 +28,15 @@ def check_bits(bits: Any, field: str) -> int:
     return bits
 
 
+def distance_to_boundary(steps: Tensor, lowest: int, highest: int) -> Tensor:
+    """How far values, in steps of a grid, are from where their code changes, (...) to (...).
+
+    Codes change halfway between two of ``lowest`` to ``highest``; beyond these a value only moves away.
+    """
+    boundary = (steps - 0.5).round().clamp(lowest, highest - 1) + 0.5
+    return (steps - boundary).abs()
+
+
 def along(parameter: Tensor, x: Tensor, axis: int | None) -> Tensor:
     """View a 1-d ``parameter`` so that it broadcasts along ``axis`` of ``x``; 0-d parameters pass."""
     if axis is None or parameter.dim() == 0:
@@ -119,7 +128,7 @@ def _snap(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, out: Tensor | Non
 
 def _clip_(steps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     # numbers clip faster than tensors, but reading them waits for an accelerator
-    if low.dim() == 0 and low.device.type == 'cpu':
+    if low.dim() == 0 and low.device.type == 'cpu' and not torch.compiler.is_compiling():
         return steps.clamp_(low.item(), high.item())
     return steps.clamp_(low, high)
 

@@ -8,31 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import BranchAware
 from .quantizers.base import Quantizer
 
 BRANCHES = ('high', 'low')
 
 
-class Split(Protocol):
-    """Where the branches meet: ``high`` entries of dimension 0 belong to the high branch.
+class Split(NamedTuple):
+    """Which entries of dimension 0 belong to which branch: the first ``high`` to the high one, the rest to the low one.
 
-    ``slots``, given only where dimension 0 counts tokens: token ``slots % tokens`` of its window is each of them.
-    ``real``, given only where there is padding: (windows, tokens) bool, False for padding tokens.
+    Dimension 0 counts windows, of ``tokens`` tokens each. Only the FFN of a padded map, which skips padding, counts
+    tokens there; ``slots`` then tells the place of each: it is token ``slots % tokens`` of its window.
+
+    Attributes:
+        high: entries of the high branch.
+        slots: (entries,) place of each token among windows * tokens, or None where dimension 0 counts windows.
+        real: (windows, tokens) bool, False for padding; None where dimension 0 counts tokens or there is no padding.
     """
 
     high: int
-    slots: Tensor | None
-    real: Tensor | None
+    slots: Tensor | None = None
+    real: Tensor | None = None
 
 
 class KeepFloat(nn.Module):
     """In the place of a quantizer where an override leaves a role float."""
+
+    mode = 'float'
 
     def forward(self, x: Tensor, split: Split | None = None) -> Tensor:
         """Return ``x``."""
@@ -67,31 +75,32 @@ class BranchQuantizers(nn.Module):
             self._observe_branches(x[: split.high], x[split.high :], split)
             return x
         out = self._quantize_branches(x, split)
-        real = getattr(split, 'real', None)
-        return torch.where(real.unsqueeze(-1), out, x) if self.keep_padding and real is not None else out
+        if not self.keep_padding or split.real is None:
+            return out
+        return torch.where(split.real.unsqueeze(-1), out, x)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, split: Split | None = None) -> Tensor:
         """``F.linear`` of the quantized ``x``; in training a quantizer may spare itself keeping it."""
-        keeps = self.keep_padding and getattr(split, 'real', None) is not None
+        keeps = self.keep_padding and split is not None and split.real is not None
         spares = self.high.spares_linear and not keeps and torch.is_grad_enabled()
         if not spares or split is None or self.low is None or not self.high.mode == self.low.mode == 'quantize':
             return F.linear(self(x, split), weight, bias)
-        return self.high.linear_with_low(self.low, x, split.high, weight, bias, getattr(split, 'slots', None))
+        return self.high.linear_with_low(self.low, x, split.high, weight, bias, split.slots)
 
     def _quantize_branches(self, x: Tensor, split: Split) -> Tensor:
         assert self.low is not None
-        slots = getattr(split, 'slots', None)
-        if torch.is_grad_enabled() or self.high.mode != 'quantize' or self.low.mode != 'quantize':
+        in_place = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if not in_place or self.high.mode != 'quantize' or self.low.mode != 'quantize':
             # an empty branch is called too, so that its learned parameters get a gradient (of zero)
-            return self.high.with_low(self.low, x, split.high, slots)
+            return self.high.with_low(self.low, x, split.high, split.slots)
         out = torch.empty_like(x)
         for quantizer, part in ((self.high, slice(split.high)), (self.low, slice(split.high, None))):
             if len(x[part]):
-                quantizer(x[part], out[part], None if slots is None else slots[part])
+                quantizer(x[part], out[part], None if split.slots is None else split.slots[part])
         return out
 
     def _observe_branches(self, high: Tensor, low: Tensor, split: Split) -> None:
-        real = getattr(split, 'real', None)
+        real = split.real
         for quantizer, x, selected in (
             (self.high, high, None if real is None else real[: split.high]),
             (self.low, low, None if real is None else real[split.high :]),
@@ -113,10 +122,9 @@ class BranchQuantizers(nn.Module):
         return {name: quantizer for name in BRANCHES if (quantizer := getattr(self, name)) is not None}
 
 
-class QuantWeight(nn.Module):
-    """What quantized Linear and Conv2d share: the weight quantizer, the frozen state, an optional extra bias."""
+class QuantWeight(BranchAware, nn.Module):
+    """What quantized layers share: the weight quantizer, the frozen state, an optional extra bias."""
 
-    branch_aware = True
     weight: Any
     bias: Any
     weight_quant: Quantizer | KeepFloat
@@ -139,10 +147,25 @@ class QuantWeight(nn.Module):
         if self._added_bias:
             self.bias = nn.Parameter(self.weight.new_zeros(self.weight.shape[0]))
 
+    @property
+    def source_weight(self) -> Tensor:
+        """What the weight quantizer sees: the weight, or what a layer makes of it."""
+        return self.weight
+
+    def from_source(self, weight: Tensor) -> Tensor:
+        """Something laid out as ``source_weight``, laid out as ``weight``."""
+        return weight
+
+    def boundary_distance(self) -> Tensor | None:
+        """How far each weight is from where its code changes, in steps; None where the grid does not say."""
+        if not isinstance(self.weight_quant, Quantizer):
+            return None
+        return self.weight_quant.boundary_distance(self.source_weight)
+
     def quantized_weight(self) -> Tensor:
         """The fake-quantized weight, the same for both branches; in float mode the weight itself, kept one or not."""
-        if self._frozen is None or getattr(self.weight_quant, 'mode', None) == 'float':
-            return self.weight_quant(self.weight)
+        if self._frozen is None or self.weight_quant.mode == 'float':
+            return self.weight_quant(self.source_weight)
         return self._frozen
 
     def freeze(self) -> None:
@@ -154,10 +177,12 @@ class QuantWeight(nn.Module):
             raise ValueError('frozen weights are for evaluation; call eval() first')
         self.hold()
 
-    @torch.no_grad()
-    def hold(self) -> None:
-        """As :meth:`freeze`, in any mode: whoever calls this lets go at the end of the same forward."""
-        self._frozen = self.weight_quant(self.weight).detach()
+    def hold(self, weight: Tensor | None = None) -> None:
+        """As :meth:`freeze`, in any mode, or keep ``weight``: whoever calls this lets go at the end of its work."""
+        if weight is None:
+            with torch.no_grad():
+                weight = self.weight_quant(self.source_weight).detach()
+        self._frozen = weight
 
     def unfreeze(self) -> None:
         """Quantize the weight anew in every forward."""
@@ -186,7 +211,7 @@ class QuantLinear(QuantWeight, nn.Linear):
         """Map (..., in_features) to (..., out_features)."""
         weight = self.quantized_weight()
         # with a float weight there is nothing to compensate
-        if self.compensation is not None and getattr(self.weight_quant, 'mode', None) != 'float':
+        if self.compensation is not None and self.weight_quant.mode != 'float':
             x = self.input_quant(x, split)
             return self.compensation(x, F.linear(x, weight, self.bias))
         if isinstance(self.input_quant, BranchQuantizers):
@@ -202,15 +227,39 @@ class QuantConv2d(QuantWeight, nn.Conv2d):
         return self._conv_forward(self.input_quant(x, split), self.quantized_weight(), self.bias)
 
 
-class QuantMatmul(nn.Module):
+class QuantConvTranspose2d(QuantWeight, nn.ConvTranspose2d):
+    """Deconvolution whose kernel is its stride, with quantized weight and input.
+
+    It is a linear layer of each pixel, whose outputs lie side by side: its weight is quantized as that of such a layer,
+    (places * out_channels, in_channels), place after place of the kernel, one grid for each row.
+    """
+
+    @staticmethod
+    def fits(layer: nn.ConvTranspose2d) -> bool:
+        """Whether a deconvolution is such a layer."""
+        plain = layer.groups == 1 and not any((*layer.padding, *layer.output_padding))
+        return plain and layer.kernel_size == layer.stride and layer.stride[0] == layer.stride[1] > 1
+
+    @property
+    def source_weight(self) -> Tensor:
+        return self.weight.permute(2, 3, 1, 0).flatten(0, 2)
+
+    def from_source(self, weight: Tensor) -> Tensor:
+        return weight.view(*self.kernel_size, self.out_channels, self.in_channels).permute(3, 2, 0, 1)
+
+    def forward(self, x: Tensor, split: Split | None = None) -> Tensor:  # type: ignore[override]
+        """Map (B, C, H, W) to (B, out_channels, H * stride, W * stride)."""
+        weight = self.from_source(self.quantized_weight())
+        return F.conv_transpose2d(self.input_quant(x, split), weight, self.bias, self.stride)
+
+
+class QuantMatmul(BranchAware, nn.Module):
     """Product of two quantized activations.
 
     Args:
         left: name and quantizers of the left operand.
         right: name and quantizers of the right operand.
     """
-
-    branch_aware = True
 
     def __init__(self, left: tuple[str, BranchQuantizers], right: tuple[str, BranchQuantizers]) -> None:
         super().__init__()
@@ -225,7 +274,7 @@ class QuantMatmul(nn.Module):
 def to_quant_linear(layer: nn.Linear, weight_quant: Any, input_quant: Any, add_bias: bool = False) -> QuantLinear:
     """A QuantLinear that owns the parameters of ``layer``."""
     quant = QuantLinear(layer.in_features, layer.out_features, bias=False, device='meta')
-    return _take_over(quant, layer, weight_quant, input_quant, add_bias)
+    return take_over(quant, layer, weight_quant, input_quant, add_bias)
 
 
 def to_quant_conv2d(layer: nn.Conv2d, weight_quant: Any, input_quant: Any, add_bias: bool = False) -> QuantConv2d:
@@ -242,10 +291,20 @@ def to_quant_conv2d(layer: nn.Conv2d, weight_quant: Any, input_quant: Any, add_b
         padding_mode=layer.padding_mode,
         device='meta',
     )
-    return _take_over(quant, layer, weight_quant, input_quant, add_bias)
+    return take_over(quant, layer, weight_quant, input_quant, add_bias)
 
 
-def _take_over(quant: Any, layer: nn.Linear | nn.Conv2d, weight_quant: Any, input_quant: Any, add_bias: bool) -> Any:
+def to_quant_deconvolution(
+    layer: nn.ConvTranspose2d, weight_quant: Any, input_quant: Any, add_bias: bool = False
+) -> QuantConvTranspose2d:
+    """A QuantConvTranspose2d that owns the parameters of ``layer``."""
+    kernel: Any = layer.kernel_size
+    quant = QuantConvTranspose2d(layer.in_channels, layer.out_channels, kernel, kernel, bias=False, device='meta')
+    return take_over(quant, layer, weight_quant, input_quant, add_bias)
+
+
+def take_over(quant: Any, layer: nn.Module, weight_quant: Any, input_quant: Any, add_bias: bool) -> Any:
+    """Give ``quant`` the parameters of ``layer`` and the quantizers; returns ``quant``."""
     quant.weight = layer.weight
     quant.bias = layer.bias
     quant.adopt(weight_quant, input_quant, add_bias)

@@ -81,6 +81,11 @@ def learned_linear(
 
 
 def _values(x: Tensor, parts: Sequence[Part], parameters: Sequence[Parameters], out: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        values = [
+            _part_values(x[part.start : part.stop], part, group) for part, group in zip(parts, parameters, strict=True)
+        ]
+        return values[0] if len(values) == 1 else torch.cat(values)
     for part, (step, before, after) in zip(parts, parameters, strict=True):
         for start, stop in _chunks(x, part):
             own = _own_rows(step, x, start - part.start, stop - part.start).clamp(min=MIN_STEP)
@@ -93,6 +98,14 @@ def _values(x: Tensor, parts: Sequence[Part], parameters: Sequence[Parameters], 
             if not direct:
                 target.copy_(codes)
     return out
+
+
+def _part_values(x: Tensor, part: Part, parameters: Parameters) -> Tensor:
+    """A part's entries, quantized by operations that compilers follow: nothing is written in place."""
+    step, before, after = parameters
+    step = step.clamp(min=MIN_STEP)
+    values = _scaled(x, step, before).clamp(part.lowest, part.highest).round() * step
+    return (values if after is None else values + after).to(x.dtype)
 
 
 def _scaled(x: Tensor, step: Tensor, before: Tensor | None, out: Tensor | None = None) -> Tensor:

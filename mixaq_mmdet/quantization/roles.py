@@ -12,6 +12,10 @@ _LINEAR_ROLES = {
     'downsample.reduction': 'merge_in',
 }
 ROLES = ('weight', *_LINEAR_ROLES.values(), 'q', 'k', 'attn', 'v', 'head_in')
+QUERY_KEY_VALUE, QUERY_KEY = 'w_msa.qkv', 'w_msa.query_key'
+"""How the paths end of the layer that gives queries, keys and values, and of the product of the first two."""
+EDGE_ROLES = ('patch_in', 'merge_in')
+"""Inputs of the layers between the blocks: the patch embedding and patch merging."""
 LAYER_NORM_ROLES = ('qkv_in', 'fc1_in', 'merge_in')
 """Inputs that come straight from a LayerNorm, which a method may fold scales into."""
 BRANCH_ROLES = ('qkv_in', 'q', 'k', 'attn', 'v', 'proj_in', 'fc1_in', 'fc2_in')

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import plain
+from mixaq_mmdet.checks import plain
+from mixaq_mmdet.registry import QUANT_METHODS
 
 CONFIG_BUFFER = 'quant_config'
 DETECTOR_BUFFER = 'detector_quant_config'
+INTEGER_HEADER = 'integer_header'
+"""The table of a converted model, which only ``deploy`` reads."""
 _LOW_BITS = '.low.bit_width'
 _FIELDS = {CONFIG_BUFFER: 'model.backbone.quant', DETECTOR_BUFFER: 'model.detector_quant'}
 
@@ -47,7 +50,7 @@ def check_saved_config(module: nn.Module, state_dict: dict[str, Any], prefix: st
         there = decode_config(saved)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f'the {buffer!r} of the checkpoint is damaged; take an earlier one, or calibrate anew'
+            f'the {buffer!r} of the checkpoint is damaged; take an earlier one, or calibrate again'
         ) from error
     if present is None:
         raise ValueError(
@@ -66,11 +69,21 @@ def check_saved_config(module: nn.Module, state_dict: dict[str, Any], prefix: st
 
 
 def _resolved(config: dict[str, Any], buffer: str) -> dict[str, Any]:
-    """The config with the bits of the low branch spelled out, which heads have none of: equal ones mean the same."""
+    """The config with all that it leaves to defaults spelled out: equal ones mean the same.
+
+    Those are the bits of the low branch, which heads have none of, and what files of earlier versions do not name.
+    """
     low = config.get('low_a_bits')
     if buffer == DETECTOR_BUFFER or low is None:
         low = config.get('a_bits')
-    return {**config, 'low_a_bits': low}
+    return {**_earlier(config), **config, 'low_a_bits': low}
+
+
+def _earlier(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a method's classes say of options that files of earlier versions do not name; the nearest class wins."""
+    method = QUANT_METHODS.get(config.get('method'))
+    classes = [] if method is None else reversed(method.__mro__)
+    return {option: value for cls in classes for option, value in vars(cls).get('earlier', {}).items()}
 
 
 def _advice(config: dict[str, Any], state_dict: Mapping[str, Any], prefix: str, buffer: str) -> str:
@@ -84,5 +97,5 @@ def _advice(config: dict[str, Any], state_dict: Mapping[str, Any], prefix: str, 
     if low is not None and low == config.get('a_bits') and not any('low_a_bits' in each for each in overrides):
         own = (value for name, value in state_dict.items() if name.startswith(prefix) and name.endswith(_LOW_BITS))
         follows = follows or any(int(bits) > low for bits in own)
-    written = {**config, 'low_a_bits': None} if follows else config
+    written = {**_earlier(config), **config, **({'low_a_bits': None} if follows else {})}
     return f'{_FIELDS[buffer]}={written}, or load a float checkpoint'

@@ -31,7 +31,7 @@ class History:
         if path is None:
             return
         if path.exists() and path.stat().st_size and not resume:
-            raise ValueError(f'{path} holds an earlier search; add --resume to go on, or give another --work-dir')
+            raise ValueError(f'{path} holds an earlier search; add --resume to continue, or give another --work-dir')
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = self._whole_lines(path) if path.exists() else []
         if lines:
@@ -90,7 +90,7 @@ class History:
         differing = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
         if differing:
             raise ValueError(
-                f'{self.path} was made with other {", ".join(differing)}; its scores do not hold here: give another '
+                f'{self.path} was made with other {", ".join(differing)}; its scores are not valid here: give another '
                 '--work-dir, or the same arguments as then'
             )
 

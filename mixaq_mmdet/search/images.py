@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mixaq_mmdet.engine.calibration_data import plain_dataset, reading_pipeline
+from mixaq_mmdet.engine.calibration.data import plain_dataset, reading_pipeline
 from mixaq_mmdet.engine.evaluate import annotation_file
 
 SPLIT = 'search'

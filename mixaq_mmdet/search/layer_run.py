@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from mixaq_mmdet.analysis.divergence import Divergence
 from mixaq_mmdet.analysis.layer_importance import layer_importance
 from mixaq_mmdet.analysis.layer_plot import plot_layers
 from mixaq_mmdet.analysis.layer_sensitivity import layer_sensitivity
 from mixaq_mmdet.deploy.files import custom_imports
-from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.engine.calibrated import calibrated_detector, loaded_detector, preprocessed
+from mixaq_mmdet.engine.calibration.detectors import calibrated_detector, preprocessed
 from mixaq_mmdet.engine.damaged_files import read_json
-from mixaq_mmdet.engine.environment import device, versions
+from mixaq_mmdet.engine.detectors import load_detector
+from mixaq_mmdet.engine.tool_errors import quoted
 from mixaq_mmdet.quantization import methods_that
 from mixaq_mmdet.quantization.functional import check_bits
+from mixaq_mmdet.reporting.environment import device, versions
+from mixaq_mmdet.reporting.files import write_whole
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 from .allocation import bit_overrides
 from .layer_costs import LayerCosts, mean_bits
@@ -75,7 +79,7 @@ def run(cfg: Config, options: argparse.Namespace) -> LayerPlan:
     budget = 1.0 if options.budget is None else options.budget
     # what is written says again which of the config's own ratios count no more
     ratios: dict[str, Any] = {name: 0.0 for name in RATIOS if cfg.model.backbone.pop(name, None) is not None}
-    reference: Any = loaded_detector(cfg, options.checkpoint, {})
+    reference: Any = load_detector(cfg, options.checkpoint, get_device(), quant={})
     images, ids = preprocessed(cfg, reference, options.images, options.seed)
     measure = Divergence(reference, images)
 
@@ -176,7 +180,8 @@ def _write(
     plot_layers(folder / f'allocation_{name}.png', panels)
     remark = f'Bits of each layer, {mean:.2f} on average, at {plan.relative_operations:.3f} of the uniform operations.'
     write_config(ready, options, cfg, quant, ratios, remark)
-    print(f'{remark}\nwritten to {folder}\ntest it: python tools/test.py {ready} {options.checkpoint}')
+    command = quoted('python', 'tools/test.py', ready, options.checkpoint)
+    print(f'{remark}\nwritten to {folder}\ntest it: {command}')
 
 
 def write_config(
@@ -224,17 +229,15 @@ custom_hooks = {[dict(hook) for hook in hooks]}
 
 
 def _markdown(plan: LayerPlan, importance: Any, sensitivity: Any, mean: float) -> str:
-    rows = '\n'.join(
-        f'| `{name}` | {bits} | {importance[name]:.3f} | {sensitivity[name].get(bits, 0):.3g} |'
+    rows = [
+        (f'`{name}`', bits, f'{importance[name]:.3f}', f'{sensitivity[name].get(bits, 0):.3g}')
         for name, bits in plan.bits.items()
-    )
+    ]
     ratios = '' if plan.low_ratios is None else f'\nLow ratios per block pair: {plan.low_ratios}.\n'
     return f"""# Bits per layer
 
 {mean:.2f} bits on average over the multiply-accumulates; {plan.relative_operations:.3f} of the uniform model's standard
 bit operations, {plan.relative_size:.3f} of its weight size.
 {ratios}
-| layer | bits | importance | loss alone at these bits |
-|---|---:|---:|---:|
-{rows}
+{markdown_table(['layer', 'bits', 'importance', 'loss alone at these bits'], rows)}
 """

@@ -75,16 +75,15 @@ def ratio_losses(
     would chase that noise (our choice).
     """
     backbone = detector.backbone
-    backbone.set_ratios(0.0)
-    ground = measure(detector)
+    with backbone.at_ratios(0.0):
+        ground = measure(detector)
     found: dict[int, dict[float, float]] = {}
     for pair in watched('one pair alone at low ratios', range(backbone.num_pairs)):
         worst = 0.0
         for ratio in sorted(ratios):
-            backbone.set_ratios([ratio if p == pair else 0.0 for p in range(backbone.num_pairs)])
-            worst = worst if ratio == 0 else max(worst, measure(detector) - ground)
+            with backbone.at_ratios([ratio if p == pair else 0.0 for p in range(backbone.num_pairs)]):
+                worst = worst if ratio == 0 else max(worst, measure(detector) - ground)
             found.setdefault(pair, {})[ratio] = worst
-    backbone.set_ratios(0.0)
     return found
 
 

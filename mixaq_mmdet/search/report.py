@@ -7,12 +7,15 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mixaq_mmdet.engine.atomic_file import write_whole
+from mixaq_mmdet.reporting.figures import COLOURS, save_figure
+from mixaq_mmdet.reporting.files import write_whole
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 from .history import Scores
 from .space import Candidate
@@ -82,9 +85,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_markdown(path: Path, study: Study, chosen: Candidate, content: Mapping[str, Any]) -> None:
     """What was searched and the front as a table; ``content`` is that of the JSON."""
     names, lines = _front_lines(study.front(), chosen, content['every_window_high'])
-    table = [' | '.join(cell.replace('|', r'\|') for cell in line) for line in [['', *names, RATIOS], *lines]]
-    table.insert(1, ' | '.join(['---', *['---:'] * len(names), '---']))
-    rows = '\n'.join(f'| {line} |' for line in table)
     made = [', '.join(f'{name} {value}' for name, value in content[key].items()) for key in ('versions', 'device')]
     write_whole(
         path,
@@ -95,7 +95,7 @@ Chosen (*) for {content['budget']}: `{chosen}` ({content['chosen']['config']}).
 {len(content['image_ids'])} images, seed {content['seed']}.
 All candidates and the ids of the images: {path.stem}.json.
 
-{rows}
+{markdown_table(['', *names, RATIOS], lines)}
 
 Made with {made[0]}; {made[1]}.
 """,
@@ -117,24 +117,22 @@ def write_csv(path: Path, front: list[dict[str, Any]]) -> None:
 
 def write_plot(path: Path, study: Study, chosen: Candidate, dense: Scores | None) -> None:
     """Everything evaluated, the front and the chosen point."""
-    from matplotlib.figure import Figure
+    save_figure(path, partial(_draw_front, study, chosen, dense), dpi=150, figsize=(6.4, 4.2), layout='constrained')
 
+
+def _draw_front(study: Study, chosen: Candidate, dense: Scores | None, figure: Any) -> None:
     quality, cost = study.objectives
-    figure = Figure(figsize=(6.4, 4.2), layout='constrained')
     axes = figure.subplots()
     asked = list(study.asked.values())
     axes.scatter([s[cost] for s in asked], [s[quality] for s in asked], s=12, color='0.7', label='evaluated')
     front = [scores for _, scores in study.front()]
-    axes.plot([s[cost] for s in front], [s[quality] for s in front], 'o-', color='#0072B2', ms=4, label='front')
+    axes.plot([s[cost] for s in front], [s[quality] for s in front], 'o-', color=COLOURS[0], ms=4, label='front')
     best = study.asked[chosen]
-    axes.plot([best[cost]], [best[quality]], '*', color='#D55E00', ms=14, label='chosen')
+    axes.plot([best[cost]], [best[quality]], '*', color=COLOURS[1], ms=14, label='chosen')
     if dense:
         axes.axhline(dense[quality], color='black', linewidth=0.8, linestyle='--', label='every window high')
     axes.set(xlabel=LABELS[cost], ylabel=LABELS[quality], title='search images')
     axes.legend(frameon=False, fontsize=8)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.png')
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
 
 
 def write_config(

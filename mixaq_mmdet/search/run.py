@@ -13,19 +13,20 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import init_default_scope
 
-from mixaq_mmdet.analysis.latency import LatencyTable, measure
-from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.engine.calibrated import every_window_high
-from mixaq_mmdet.engine.calibration_data import reading_pipeline
+from mixaq_mmdet.analysis.latency import SCOPES, LatencyTable, measure
+from mixaq_mmdet.engine.calibration.data import reading_pipeline
 from mixaq_mmdet.engine.damaged_files import read_json
-from mixaq_mmdet.engine.environment import device, versions
+from mixaq_mmdet.engine.detectors import every_window_high
+from mixaq_mmdet.engine.tool_errors import quoted
 from mixaq_mmdet.models.backbone_cost import swin_spec
+from mixaq_mmdet.reporting.environment import device, versions
+from mixaq_mmdet.reporting.files import file_sha256, write_whole
 
 from . import nsga, report, surrogate
 from .history import History, Scores
 from .images import image_sizes, refuse_reported, search_dataset, search_loader, usual_size
 from .progress import SearchProgress
-from .scoring import CostModel, DetectorScorer, load_detector
+from .scoring import CostModel, DetectorScorer, load_searched
 from .space import Candidate, SearchSpace
 from .study import Study, checked_objectives
 
@@ -48,6 +49,7 @@ class Settings:
     seed: int = 0
     prune: bool = False
     surrogate: bool = False
+    detector: bool = False
     resume: bool = False
     force: bool = False
     ann_file: str | None = None
@@ -62,6 +64,8 @@ class Settings:
         for name, least in (('population', 2), ('generations', 1), ('images', 1)):
             if getattr(self, name) < least:
                 raise ValueError(f'--{name} {getattr(self, name)} is too small; give at least {least}')
+        if self.detector and not self.measures:
+            raise ValueError('--detector is for predicted latency; add --objectives map,latency or --target-latency MS')
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -69,10 +73,20 @@ class Settings:
         return checked_objectives(self.objectives)
 
     @property
+    def measures(self) -> bool:
+        """Whether latency is measured."""
+        return self.pair[1] == 'latency' or self.target_latency is not None
+
+    @property
+    def scope(self) -> str:
+        """What latency is of, as in ``LatencyTable.scope``."""
+        return SCOPES[self.detector]
+
+    @property
     def limit(self) -> str:
         """The budget in words."""
         if self.target_latency is not None:
-            return f'predicted latency <= {self.target_latency:g} ms'
+            return f'predicted latency{" of the detector" if self.detector else ""} <= {self.target_latency:g} ms'
         return 'no budget' if self.budget is None else f'relative BOPs <= {self.budget:g}'
 
 
@@ -83,12 +97,12 @@ def run_search(cfg: Config, settings: Settings) -> dict[str, Any]:
     dataset = search_dataset(cfg, settings.ann_file, settings.image_prefix)
     refuse_reported(cfg, dataset, settings.force)
     loader, ids = search_loader(cfg, dataset, settings.images, settings.seed)
-    detector = load_detector(cfg, settings.checkpoint)
+    detector = load_searched(cfg, settings.checkpoint)
     backbone: Any = detector.backbone
     sizes = image_sizes(cfg, loader)
     table = None
-    if cost_name == 'latency' or settings.target_latency is not None:
-        table = latency_table(backbone, usual_size(sizes), settings)
+    if settings.measures:
+        table = latency_table(detector, usual_size(sizes), settings)
     costs = CostModel(backbone, sizes, table)
     fits = None
     if settings.target_latency is not None:
@@ -125,13 +139,13 @@ def explore(
         nsga.search(space, study.evaluate, first, settings.generations, settings.seed, after)
 
 
-def latency_table(backbone: Any, shape: tuple[int, int], settings: Settings) -> LatencyTable:
+def latency_table(detector: Any, shape: tuple[int, int], settings: Settings) -> LatencyTable:
     """Measured once on rank 0 and kept: a resumed search must predict what the killed one did."""
     path = settings.work_dir / LATENCY
 
     def read() -> LatencyTable:
         if not (settings.resume and path.is_file()):
-            made = measure(backbone, shape)
+            made = measure(detector.backbone, shape, detector=detector if settings.detector else None)
             made.environment = {'versions': versions(), 'device': device()}
             write_whole(path, json.dumps(made.as_dict(), indent=1) + '\n')
         remedy = 'delete it: it is measured again'
@@ -139,11 +153,13 @@ def latency_table(backbone: Any, shape: tuple[int, int], settings: Settings) -> 
         try:
             return LatencyTable.from_dict(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f'{str(path)!r} is no latency table ({error!r}); {remedy}') from error
+            raise ValueError(f'{str(path)!r} is not a latency table ({error!r}); {remedy}') from error
 
     table = from_rank_zero(read)
     if table.shape != shape:
         raise ValueError(f'{path} was measured at {table.shape}, the images are {shape}; give another --work-dir')
+    if table.scope != settings.scope:
+        raise ValueError(f'{path} is of the {table.scope}; give --detector as before, or another --work-dir')
     return table
 
 
@@ -172,12 +188,10 @@ def from_rank_zero(function: Callable[[], Any]) -> Any:
 def subject(cfg: Config, settings: Settings, ids: list[Any]) -> dict[str, Any]:
     """What every score depends on."""
     model = every_window_high(cfg).model.to_dict()
-    with open(settings.checkpoint, 'rb') as file:
-        weights = hashlib.file_digest(file, 'sha256').hexdigest()
     text = json.dumps([model, reading_pipeline(cfg)], sort_keys=True, default=str)
     return {
         'model': hashlib.sha256(text.encode()).hexdigest()[:16],
-        'checkpoint': weights[:16],
+        'checkpoint': file_sha256(settings.checkpoint)[:16],
         'images': [str(image) for image in ids],
     }
 
@@ -233,7 +247,8 @@ def finish(
     console.print(report.front_table(study.front(), chosen, dense))
     console.print(f'chosen (*) for {settings.limit}: {chosen}', soft_wrap=True)
     console.print(f'written to {folder}: search_{name}.json, .md, pareto_{name}.csv, .png', soft_wrap=True)
-    console.print(f'test it: python tools/test.py {ready} {settings.checkpoint}', soft_wrap=True)
+    command = quoted('python', 'tools/test.py', ready, settings.checkpoint)
+    console.print(f'test it: {command}', soft_wrap=True)
     return content
 
 

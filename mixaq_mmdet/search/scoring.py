@@ -11,14 +11,13 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_reduce
-from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mixaq_mmdet.analysis.latency import LatencyTable
 from mixaq_mmdet.engine.calibration import uncalibrated
-from mixaq_mmdet.engine.calibration_inputs import TensorStore
+from mixaq_mmdet.engine.calibration.inputs import TensorStore
+from mixaq_mmdet.engine.detectors import load_detector
 from mixaq_mmdet.engine.evaluate import evaluate
 from mixaq_mmdet.models.backbone_cost import CostMeter, backbone_bops
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
@@ -29,20 +28,21 @@ from .images import usual_size
 from .space import Candidate
 
 
-def load_detector(cfg: Config, checkpoint: str | Path) -> nn.Module:
+def load_searched(cfg: Config, checkpoint: str | Path) -> nn.Module:
     """The detector of a config with calibrated weights, in eval mode on this process's device.
 
     Raises:
         NotCalibratedError: for a checkpoint without ranges.
     """
-    detector = MODELS.build(cfg.model)
+    detector: Any = load_detector(cfg, checkpoint, get_device())
     if not isinstance(getattr(detector, 'backbone', None), TwoBranchSwin):
-        raise ValueError("model.backbone is no TwoBranchSwin, so it has no ratios to search; set type='TwoBranchSwin'")
-    load_checkpoint(detector, str(checkpoint), map_location='cpu', logger='silent')
+        raise ValueError(
+            "model.backbone is not a TwoBranchSwin, so it has no ratios to search; set type='TwoBranchSwin'"
+        )
     missing = uncalibrated(detector)
     if missing:
         raise NotCalibratedError(f'{missing[0].name} of checkpoint {str(checkpoint)!r}')
-    return detector.to(get_device()).eval()
+    return detector
 
 
 class DetectorScorer:
@@ -57,7 +57,7 @@ class DetectorScorer:
     """
 
     def __init__(self, detector: Any, loader: DataLoader, quality: str) -> None:
-        if quality == 'proxy' and hasattr(detector.backbone, 'stored_bits'):
+        if quality == 'proxy' and detector.backbone.stored_bits is not None:
             raise ValueError(
                 '--objectives proxy compares with the float backbone, which a converted one does not hold; use map, or '
                 'search with the config it was converted from'
@@ -71,10 +71,10 @@ class DetectorScorer:
 
     def __call__(self, candidate: Candidate) -> Scores:
         """The expensive scores."""
-        self.backbone.set_ratios(candidate.low_ratios, candidate.prune_ratios)
-        if self.quality == 'proxy':
-            return {'proxy': self.feature_error()}
-        metrics = evaluate(self.detector, dataloader=self.loader).metrics
+        with self.backbone.at_ratios(candidate.low_ratios, candidate.prune_ratios):
+            if self.quality == 'proxy':
+                return {'proxy': self.feature_error()}
+            metrics = evaluate(self.detector, dataloader=self.loader).metrics
         scores = {'map': 100 * metrics['coco/bbox_mAP']}
         if 'coco/segm_mAP' in metrics:
             scores['mask_map'] = 100 * metrics['coco/segm_mAP']
@@ -99,14 +99,11 @@ class DetectorScorer:
         return float((sums[0] / sums[1]).mean())
 
     def _keep_references(self) -> None:
-        low, prune = self.backbone.low_ratios, self.backbone.prune_ratios
-        self.backbone.set_ratios(0.0, 0.0)
-        with quantizer_mode(self.backbone, 'float'):
+        with self.backbone.at_ratios(0.0, 0.0), quantizer_mode(self.backbone, 'float'):
             for batch in self.loader:
                 inputs = self.detector.data_preprocessor(batch, False)['inputs']
                 self._inputs.append(inputs)
                 self._references.append(list(self.backbone(inputs)))
-        self.backbone.set_ratios(low, prune)
 
 
 class CostModel:

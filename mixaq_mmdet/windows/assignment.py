@@ -7,12 +7,11 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .geometry import NUM_KINDS, WindowGrid
@@ -71,8 +70,8 @@ def rank_windows(scores: Tensor, blank: Tensor | None = None) -> Tensor:
     return torch.sort(scores, dim=1, descending=True, stable=True).indices
 
 
-Place = int | Tensor
-"""A number; while a tracer records, and if it depends on scores, a tensor without dimensions."""
+Place = Any
+"""A number; while a tracer records, and if it depends on scores, a tensor without dimensions that passes for one."""
 
 
 class Segment(NamedTuple):
@@ -113,7 +112,7 @@ class Assignment(NamedTuple):
 def _run_edges(windows: int, windows_per_run: int | None) -> list[int]:
     """Where runs begin and end: equal ones, because a short last run costs a call and hardly fills a product."""
     runs = 1 if windows_per_run is None else max(round(windows / windows_per_run), 1)
-    return [windows * number // runs for number in range(runs + 1)] if windows else [0]
+    return [windows * number // runs for number in range(runs + 1)]
 
 
 def assign(
@@ -139,36 +138,39 @@ def assign(
     rows = grid.rows[windows % count] + (windows // count * (grid.height * grid.width)).unsqueeze(1)
 
     num_high, num_kept = len(high), len(windows)
-    edges = _run_edges(num_kept, None if traced else windows_per_run)  # what is traced is never cut
-    segments = _segments(high, low, grid, traced)
+    if not num_kept:
+        return Assignment(counts, ())
     if not grid.padded:
-        starts = [edge * tokens for edge in edges]
-        split = num_high * tokens
-        slots = None
-        rows = rows.flatten()
+        run = Run(rows.flatten(), None, num_kept, num_high, num_high * tokens, ())
     else:
         real = grid.real[windows % count]
-        ends = F.pad(real.sum(1).cumsum(0), (1, 0))
-        *starts, split = _places(ends[[*edges, num_high]], traced)
         slots = real.flatten().nonzero().squeeze(1)
-        rows = rows.flatten()[slots]
-    if traced:
-        run = Run(rows, slots, num_kept, num_high, split, tuple(segments))
-        return Assignment(counts, (run,) if num_kept else ())
+        (high_tokens,) = _places(real[:num_high].sum().view(1), traced)
+        run = Run(rows.flatten()[slots], slots, num_kept, num_high, high_tokens, ())
+    run = run._replace(segments=tuple(_segments(high, low, grid, traced)))
+    if traced:  # what is traced is never cut
+        return Assignment(counts, (run,))
+    return Assignment(counts, tuple(cut_run(run, _run_edges(num_kept, windows_per_run), tokens)))
 
-    runs = []
+
+def cut_run(run: Run, edges: Sequence[int], tokens: int) -> Iterator[Run]:
+    """The windows between each two ``edges`` of a run, of ``tokens`` tokens each, as runs of their own."""
+    places = [edge * tokens for edge in edges]
+    if run.slots is None:
+        starts = places
+    elif [*edges] == [0, run.windows]:
+        starts = [0, len(run.slots)]
+    else:
+        starts = torch.searchsorted(run.slots, torch.tensor(places, device=run.slots.device)).tolist()
     for (first, last), (start, stop) in zip(pairwise(edges), pairwise(starts), strict=True):
-        runs.append(
-            Run(
-                rows=rows[start:stop],
-                slots=None if slots is None else slots[start:stop] - first * tokens,
-                windows=last - first,
-                high_windows=min(max(num_high - first, 0), last - first),
-                high_tokens=min(max(split - start, 0), stop - start),
-                segments=tuple(_clip(segments, first, last)),
-            )
+        yield Run(
+            rows=run.rows[start:stop],
+            slots=None if run.slots is None else run.slots[start:stop] - first * tokens,
+            windows=last - first,
+            high_windows=min(max(run.high_windows - first, 0), last - first),
+            high_tokens=min(max(run.high_tokens - start, 0), stop - start),
+            segments=tuple(_clip(run.segments, first, last)),
         )
-    return Assignment(counts, tuple(runs))
 
 
 def _by_kind(windows: Tensor, grid: WindowGrid) -> Tensor:
@@ -195,7 +197,7 @@ def _segments(high: Tensor, low: Tensor, grid: WindowGrid, traced: bool) -> list
     return [Segment(*place, kind) for place, kind in zip(pairwise([0, *stops]), kinds, strict=True)]
 
 
-def _clip(segments: list[Segment], first: int, last: int) -> Iterator[Segment]:
+def _clip(segments: Sequence[Segment], first: int, last: int) -> Iterator[Segment]:
     """The parts of the segments between two windows, counted from the first."""
     for start, stop, kind in segments:
         start, stop = max(start, first), min(stop, last)

@@ -290,11 +290,6 @@ def backbone_cost(
     return Cost(backbone_layers(spec, shape), tiers, LayerBits() if bits is None else bits)
 
 
-def paper_bit_operations(macs: int, activation_bits: float) -> float:
-    """The paper's conversion, MACs x 32 x b_a, for counts that come from elsewhere."""
-    return macs * PAPER_WEIGHT_BITS * activation_bits
-
-
 def _known(value: str, names: Iterable[str], what: str) -> str:
     if value not in names:
         raise ValueError(f'{what}={value!r} is unknown; use one of {list(names)}')

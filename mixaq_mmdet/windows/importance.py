@@ -71,7 +71,9 @@ def _score_type(x: Tensor) -> torch.dtype:
 
 def _cache_sized(x: Tensor) -> tuple[Tensor, ...]:
     """Parts of a map (B, H, W, C) along H whose copies stay in a CPU's cache; elsewhere the map itself."""
-    rows = max(CACHED_VALUES // x[:, 0].numel(), 1) if x.device.type == 'cpu' else len(x[0])
+    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+        return (x,)
+    rows = max(CACHED_VALUES // x[:, 0].numel(), 1)
     return x.split(rows, dim=1)
 
 

@@ -93,19 +93,21 @@ def test_the_walk_sees_the_same_network(monkeypatch):
     caught = {}
     original = relevance._through_block
 
-    def spy(walk, name, *rest):
-        original(walk, name, *rest)
-        caught[name] = walk.gradient
+    def spy(walk, step, stream):
+        original(walk, step, stream)
+        caught[step.path] = walk.gradient
 
     monkeypatch.setattr(relevance, '_through_block', spy)
     backbone_relevance(model, image, gradients)
-    x, size = model.embed(image)
-    x = x.detach().requires_grad_()
-    told = list(model.tell_stages(image))
-    total, y, hw = 0, x, size
-    for index, stage in enumerate(model.stages):
-        y, hw, mapped, mapped_size = stage(y, hw, told[index], model.importance)
-        total = total + (model.output(index, mapped, mapped_size) * gradients[index]).sum()
+    embed, *steps = model.steps()
+    entering = embed(model.begin(image))
+    x = entering.x.detach().requires_grad_()
+    total, stream, number = 0, entering._replace(x=x), 0
+    for step in steps:
+        if step.kind == 'output':
+            total = total + (step.map(stream) * gradients[number]).sum()
+            number += 1
+        stream = step(stream)
     expected = torch.autograd.grad(total, x)[0]
     torch.testing.assert_close(caught['stages.0.blocks.0'], expected, rtol=1e-3, atol=1e-5)
 

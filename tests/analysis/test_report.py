@@ -191,7 +191,7 @@ def test_a_result_that_is_none_is_named(calibrated, tmp_path, name, content):
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(SystemExit) as stop:
         analyze('report', tmp_path, '-o', tmp_path / 'x.html', '--config', config, '--checkpoint', checkpoint)
-    assert re.search(rf"error: '.*{name}' is not what tools/\S+.* writes .*; delete it", str(stop.value.code))
+    assert re.search(rf"error: '.*{name}' is not what tools/\S+.* writes .*; delete it", str(stop.value))
 
 
 def test_a_report_needs_a_config_that_is_there(tmp_path):

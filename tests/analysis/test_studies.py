@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,17 @@ from tool_process import load_tool
 from two_branch_files import write_quantized_files, write_two_branch_files
 
 from mixaq_mmdet.analysis import ood
-from mixaq_mmdet.analysis.inspection import load_detector, two_branch
+from mixaq_mmdet.analysis.commands.robustness import named_sets, set_loader
+from mixaq_mmdet.analysis.inspection import two_branch
 from mixaq_mmdet.analysis.ood import coco_folder, degradation
 from mixaq_mmdet.analysis.pair_sensitivity import draw_sensitivity, pair_sensitivity
 from mixaq_mmdet.analysis.study import evaluation_loader
+from mixaq_mmdet.analysis.window_sqnr import important_half
+from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.detectors import load_detector
 from mixaq_mmdet.engine.hooks import WindowMapHook
 from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.models.stage_windows import Ranking
 
 
 @pytest.fixture(scope='module')
@@ -76,6 +82,16 @@ def test_sqnr_is_the_same_for_the_same_checkpoint(calibrated, tmp_path):
     for stage in stages['before']:
         assert min(stage['foreground'], stage['background']) <= stage['all'] + 1e-6
         assert stage['all'] <= max(stage['foreground'], stage['background']) + 1e-6
+        halves = [stage[half] for half in ('important half', 'other half') if not math.isnan(stage[half])]
+        assert min(halves) - 1e-6 <= stage['all'] <= max(halves) + 1e-6, 'a map of one window has no other half'
+
+
+def test_important_half_is_the_better_ranked_half_of_the_windows_with_content():
+    scores = torch.tensor([[3.0, 9.0, 1.0, 5.0, 0.0]])
+    blank = torch.tensor([[False, False, False, False, True]])
+    ranking = Ranking(scores, blank, scores.argsort(dim=1, descending=True))
+    assert important_half(ranking).tolist() == [[0.0, 1.0, 0.0, 1.0, 0.0]]
+    assert important_half(Ranking(scores, ~blank, torch.tensor([[4, 0, 1, 2, 3]]))).tolist() == [[0, 0, 0, 0, 1]]
 
 
 @pytest.fixture
@@ -125,6 +141,17 @@ def test_robustness_runs_every_arm_under_every_ranking_on_every_set(tiny_coco, t
     assert found['set_image_ids'] == {'fog': [1]}
 
 
+def test_sets_of_any_layout_are_named_by_file_and_image_folder(calibrated, twin, tmp_path):
+    words = ['--ann-file', twin / 'annotations' / 'instances_val.json', '--image-prefix', f'{twin}/val/']
+    words = ['robustness', *calibrated, *words, '--work-dir', tmp_path]
+    options = load_tool('analyze.py').parse_args([str(word) for word in words])
+    cfg = command_line.load_config(options)
+    (named,) = named_sets(options)
+    loader = set_loader(cfg, named, limit=2)
+    assert named.name == 'instances_val'
+    assert [str(twin) in loader.dataset.get_data_info(i)['img_path'] for i in range(len(loader.dataset))] == [True] * 2
+
+
 def test_relative_loss():
     found = degradation({'clean': 40.0, 'fog': 30.0, 'noise': 20.0})
     assert found == {'relative_loss': {'fog': 25.0, 'noise': 50.0}, 'mean_relative_loss': 37.5}
@@ -132,7 +159,7 @@ def test_relative_loss():
 
 
 def test_a_folder_that_is_not_coco_style_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match='no COCO-style folder'):
+    with pytest.raises(ValueError, match='is not a COCO-style folder'):
         coco_folder(tmp_path)
 
 

@@ -40,7 +40,7 @@ def error_of(command: str) -> str:
     name, *words = command.replace('CONFIG', 'config.py').replace('CKPT', 'epoch_1.pth').split()
     with pytest.raises(SystemExit) as stop:
         load_tool(f'{name}.py').main(words)
-    message = str(stop.value.code)
+    message = str(stop.value)
     assert message.startswith('error: ')
     assert '\n' not in message
     return message
@@ -82,12 +82,26 @@ def test_markdown_lies_beside_a_json(place):
 )
 def test_a_truncated_annotation_file_is_named(place, command, file, named):
     file.write_bytes(file.read_bytes()[:20])
-    assert re.search(rf'error: {named}.*{file.name}. is torn or no JSON', error_of(command))
+    assert re.search(rf'error: {named}.*{file.name}. is torn or not JSON', error_of(command))
 
 
 def test_a_missing_annotation_file_is_named(place):
     DAMAGED.unlink()
     assert "annotations.json' is missing" in error_of('analyze sqnr CONFIG CKPT')
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ('', 'give --sets DIR, or --ann-file FILE with --image-prefix DIR'),
+        ('--ann-file a.json b.json --image-prefix a', '--ann-file names 2 sets and --image-prefix 1'),
+        ('--sets fog --ann-file x/fog.json --image-prefix x', r"\['fog'\] stand for two"),
+        ('--sets data', 'is not a COCO-style folder.*for other layouts give --ann-file and --image-prefix'),
+        ('--ann-file gone.json --image-prefix x', r'--ann-file gone\.json: .*is missing'),
+    ],
+)
+def test_sets_that_cannot_be_told_apart_or_found_are_named(place, words, message):
+    assert re.search(message, error_of(f'analyze robustness CONFIG CKPT {words}'))
 
 
 @pytest.mark.parametrize('damage', ['missing', 'text'])
@@ -96,8 +110,8 @@ def test_a_missing_annotation_file_is_named(place):
 )
 def test_a_picture_that_cannot_be_read_is_named(place, command, damage):
     picture = Path('fog/val/000002.png')
-    picture.unlink() if damage == 'missing' else picture.write_text('no picture')
-    message = 'is not a file' if damage == 'missing' else 'is damaged or no picture'
+    picture.unlink() if damage == 'missing' else picture.write_text('no image')
+    message = 'is not a file' if damage == 'missing' else 'is damaged or not an image'
     assert re.search(rf'error: (picture|image) \S*{picture}. {message}', error_of(command))
 
 
@@ -119,7 +133,7 @@ def test_a_worker_process_names_no_file_but_the_error_does(place):
     Path('fog/val/000002.png').unlink()
     workers = '--cfg-options test_dataloader.num_workers=1'
     message = error_of(f'analyze robustness CONFIG CKPT --sets fog {workers}')
-    assert re.search(r"error: picture '\S*fog/val/000002\.png' is not a file", message)
+    assert re.search(r"error: image '\S*fog/val/000002\.png' is not a file", message)
 
 
 @pytest.mark.parametrize('shape', ['0 5', '-1 3'])
@@ -146,4 +160,4 @@ def test_a_result_says_where_it_comes_from(place, capsys, command, keys):
         assert f'{name} {value}' in text
         assert command.startswith('bops') or f'{name} {value}' in printed
     assert ('Seed: 3.' in text) == ('seed' in keys)
-    assert text.count('\n| --- |') == 1, 'a table'
+    assert len(re.findall(r'\n\| ---:? \|', text)) == 1, 'a table'

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 from evidence.claims import NOT_RUN, read_claims, require
+from evidence.comparisons import Reading
+from evidence.intervals import HOLDS, Interval
 from evidence.plans import STAGES
-from evidence.statistics import HOLDS, Interval
+from evidence.reader import Reader
+from evidence.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = '| id | claim | published | metric | margin | seeds | data |\n|---|---|---|---|---|---|---|\n'
@@ -26,6 +29,55 @@ def test_rows_become_claims_that_judge(tmp_path: Path) -> None:
     assert found['P1'].judge(None)['outcome'] == NOT_RUN
     assert found['P1'].judge(None, untestable='no loss')['outcome'] == 'not testable: no loss'
     assert list(found) == ['P1']
+
+
+NEEDS = f'{HEADER.splitlines()[0]} needs |\n{HEADER.splitlines()[1]}---|\n'
+
+
+def reader(folder: Path, rows: str, found: dict[str, tuple[float, float]]) -> Reader:
+    """Of a protocol with preconditions; ``found``: ends of the intervals of claims that were run."""
+    (folder / 'protocol.md').write_text(f'{NEEDS}{rows}')
+    intervals = {name: Interval(sum(ends) / 2, *ends, 0.1, 9, 1) for name, ends in found.items()}
+    comparisons = {name: Reading(lambda _, interval=interval: interval) for name, interval in intervals.items()}
+    return Reader(Store(folder), comparisons=comparisons)
+
+
+GATED = '| P1 | lost | - | d | < 0 | 1 | val | - |\n| P2 | recovered | yes | d | > 0 | 1 | val | P1 |\n'
+
+
+@pytest.mark.parametrize(
+    ('found', 'outcome'),
+    [
+        ({'P1': (-2, -1), 'P2': (1, 2)}, 'holds'),
+        ({'P1': (1, 2), 'P2': (1, 2)}, 'not testable: P1 is contradicted'),
+        ({'P1': (-1, 2), 'P2': (-2, -1)}, 'not testable: P1 is not resolved'),
+        ({'P2': (1, 2)}, 'not testable: P1 was not run'),
+        ({'P1': (1, 2)}, 'not testable: P1 is contradicted'),
+        ({'P1': (-2, -1)}, 'not run'),
+        ({}, 'not run'),
+    ],
+)
+def test_a_claim_is_tested_only_where_its_precondition_holds(
+    tmp_path: Path, found: dict[str, tuple[float, float]], outcome: str
+) -> None:
+    judged = reader(tmp_path, GATED, found).judge('P2')
+    assert judged['outcome'] == outcome
+    assert (judged['found'] is not None) == ('P2' in found), 'what was found is shown all the same'
+
+
+@pytest.mark.parametrize(
+    ('needs', 'message'), [(('P2', 'P1'), 'needs itself'), (('-', 'P9'), "'P9', which is no claim")]
+)
+def test_preconditions_are_claims_without_circles(tmp_path: Path, needs: tuple[str, str], message: str) -> None:
+    rows = ''.join(f'| P{n} | a | b | c | > 0 | 1 | val | {need} |\n' for n, need in enumerate(needs, 1))
+    with pytest.raises(ValueError, match=message):
+        reader(tmp_path, rows, {}).claims()
+
+
+def test_recovered_degradation_needs_a_degradation() -> None:
+    found = read_claims(ROOT / 'docs' / 'results' / 'protocol.md')
+    for name in ('Q1', 'Q4', 'Q8', 'Q9', 'Q20', 'Q21', 'Q22', 'U4', 'U6'):
+        assert found[name].needs == ('Q7',)
 
 
 @pytest.mark.parametrize(

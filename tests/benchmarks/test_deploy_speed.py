@@ -5,22 +5,26 @@ from __future__ import annotations
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import deploy
 import deploy_rivals
 import pytest
 import torch
-from deploy import HALF, OURS, QUICK, STOCK
+from deploy import HALF, OPENVINO, OURS, QUICK, STOCK
 from deploy_plots import pruned_share
-from deploy_rivals import RIVALS, make_images, serve
+from deploy_rivals import MINMAX, RIVALS, make_images, serve
+from tiny_backbone import backbone
+
+from mixaq_mmdet.engine.calibration import Calibrator
 
 DYNAMIC = 'ONNX Runtime dynamic int8'
 
 
-def test_quick_is_one_size_and_four_backbones():
+def test_quick_is_one_size_and_five_backbones():
     args = deploy.parse_args(['--quick'])
     assert (args.sizes, args.batches, args.rivals) == (['800x1216'], [1], QUICK)
-    assert set(QUICK) == {STOCK, DYNAMIC, OURS, HALF}
+    assert set(QUICK) == {STOCK, OPENVINO, DYNAMIC, OURS, HALF}
 
 
 def test_everything_is_measured_by_default():
@@ -45,8 +49,9 @@ def test_wrong_arguments_are_named(arguments, message, capsys):
 
 
 def case(errors=None, **seconds):
-    """A measured case from seconds by rival: stock, dynamic, ours, half."""
+    """A measured case from seconds by rival: stock, dynamic, bf16, openvino, ours, half."""
     names = {'stock': STOCK, 'dynamic': DYNAMIC, 'bf16': 'compiled bf16', 'ours': OURS, 'half': HALF}
+    names['openvino'] = OPENVINO
     named = {names[key]: values for key, values in seconds.items()}
     return {
         'size': '800x1216',
@@ -76,6 +81,19 @@ def test_rivals_of_another_error_class_do_not_count():
     ]
 
 
+@pytest.mark.parametrize(('error', 'best'), [(0.034, OPENVINO), (0.036, DYNAMIC)])
+def test_openvino_counts_a_little_longer(error, best):
+    measured = case({'openvino': error}, stock=[4.0], dynamic=[2.0], openvino=[1.0], ours=[1.0])
+    assert deploy.verdict(measured)[-2].endswith(best)
+
+
+def test_quick_fails_without_openvino(fakes, monkeypatch):
+    monkeypatch.setattr(FakeRival, 'missing', OPENVINO)
+    with pytest.raises(RuntimeError, match='not installed'):
+        deploy.main(['--quick', '--rounds', '1'])
+    deploy.main(['--sizes', '64x64', '--batches', '1', '--rounds', '1', '--rivals', OPENVINO])
+
+
 def test_our_other_tiers_are_no_rivals():
     measured = case(stock=[4.0], dynamic=[2.0], ours=[1.0])
     for name in ('ours bf16', 'ours W8A8, 80 % pruned'):
@@ -87,9 +105,10 @@ class FakeRival:
     """Answers at once, slower by name; the first round is the slowest."""
 
     asked: list[str] = []
+    missing = 'torchao dynamic int8'
 
     def __init__(self, name, batch, size, threads, weights):
-        if name == 'torchao dynamic int8':
+        if name == self.missing:
             raise RuntimeError('not installed')
         self.name, self.round = name, 0
         self.facts = {'prepare': 1.0, 'first': 0.5, 'c5_error': 0.02}
@@ -145,6 +164,42 @@ def test_shares_are_read_from_names():
     shares = {name: pruned_share(name) for name in RIVALS if name.startswith('ours W8A8')}
     assert shares == {OURS: 0.0, HALF: 0.5, 'ours W8A8, 20 % pruned': 0.2, 'ours W8A8, 80 % pruned': 0.8}
     assert pruned_share(STOCK) is None
+
+
+def test_rows_are_run_by_the_engine_that_they_name(monkeypatch):
+    made = []
+
+    class Model:
+        plan = SimpleNamespace(line='')
+
+        def __init__(self, **options):
+            made.append((options['engine'], options['prune_ratios']))
+
+        def load_state_dict(self, state):
+            assert state == 'converted'
+
+    monkeypatch.setattr(deploy_rivals, '_simulated', lambda *_: None)
+    monkeypatch.setattr('mixaq_mmdet.deploy.IntegerSwin', Model)
+    monkeypatch.setattr('mixaq_mmdet.deploy.convert.convert_backbone', lambda simulated: 'converted')
+    monkeypatch.setattr('mixaq_mmdet.deploy.kernels.load', lambda: (None, ''))
+    for name in (OURS, 'ours onednn W8A8', 'ours onednn W8A8, half pruned'):
+        RIVALS[name](None, make_images(1, (32, 32)))
+    assert made == [('auto', 0.0), ('onednn', 0.0), ('onednn', 0.5)]
+
+
+def test_exported_rivals_are_our_grids_in_other_runtimes(monkeypatch):
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('onnxruntime')
+    images = make_images(1, (32, 32))
+    simulated = backbone({'w_bits': 8, 'a_bits': 8, **MINMAX})
+    Calibrator(simulated).run([images])
+    monkeypatch.setattr(deploy_rivals, '_simulated', lambda *_: simulated)
+    with torch.no_grad():
+        out = RIVALS['ours exported, ONNX Runtime'](None, images)(images)
+        expected = simulated(images)
+    assert float((out[-1] - expected[-1]).norm() / expected[-1].norm()) < 0.05
+    with pytest.raises(ValueError, match='one image at a time'):
+        RIVALS['ours exported, OpenVINO, half pruned'](None, make_images(2, (64, 64)))
 
 
 def test_a_rival_says_when_it_is_ready_and_times_each_line(monkeypatch, capsys):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evidence import splits
 from evidence.experiment import Experiment, fingerprint, meaning, resolved
+from evidence.worker import starting_point
 
 BASE = """
 data_root = '{{$MINICOCO_ROOT:data/minicoco/}}'
@@ -131,3 +135,46 @@ def test_missing_files_are_named(repository: Path) -> None:
         fingerprint(replace(TRAIN, config='nowhere.py'), repository)
     with pytest.raises(ValueError, match='git checkout'):
         fingerprint(replace(EVALUATE, starts_from='nowhere.pth'), repository)
+
+
+def test_the_large_set_is_another_split_wherever_it_lies(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = '{{$MINICOCO_16K_ROOT:data/minicoco-16k/}}'
+    (repository / 'large.py').write_text(
+        f"_base_ = ['base.py']\ntrain_dataloader = dict(dataset=dict(data_root='{root}'))\n"
+    )
+    large = replace(TRAIN, config='large.py')
+    key = fingerprint(large, repository)
+    assert key != fingerprint(TRAIN, repository)
+    folder = tmp_path_factory.mktemp('elsewhere')
+    monkeypatch.setenv('MINICOCO_16K_ROOT', f'{folder}/')
+    assert fingerprint(large, repository) == key
+
+    (folder / 'MANIFEST.sha256').write_text(f'{"0" * 64}  annotations/instances_train.json\n')
+    found = {name: splits.split_of(resolved(e, repository).train_dataloader.dataset, repository)
+             for name, e in (('usual', TRAIN), ('large', large))}  # fmt: skip
+    assert found == {'usual': 'train', 'large': 'train_16k'}
+    assert splits.digest(repository, 'train_16k') is not None
+    assert splits.digest(repository, 'train') is None, 'no other set lies here'
+
+
+def test_results_outlive_a_checkpoint_that_is_no_longer_shipped(repository: Path) -> None:
+    shipped = fingerprint(EVALUATE, repository)
+    digest = hashlib.sha256((repository / 'weights.pth').read_bytes()).hexdigest()
+    (repository / 'weights.json').write_text(json.dumps({'sha256': digest}))
+    (repository / 'weights.pth').unlink()
+    assert fingerprint(EVALUATE, repository) == shipped
+    with pytest.raises(ValueError, match=r'no longer shipped; .git log --diff-filter=D -- weights.pth'):
+        starting_point(EVALUATE, repository / 'work', repository)
+
+
+def test_a_training_set_that_is_missing_is_named_with_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MINICOCO_16K_ROOT', str(tmp_path))
+    with pytest.raises(ValueError, match=r'MINICOCO_16K_ROOT: .*--train 16000 --splits train'):
+        splits.require(tmp_path, splits.LARGE)
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'annotations/instances_train.json').write_text('{}')
+    splits.require(tmp_path, splits.LARGE)

@@ -9,8 +9,8 @@ from types import ModuleType
 import experiments
 import pytest
 from evidence.experiment import Experiment, fingerprint
+from evidence.page import Facts, Page
 from evidence.plans import STAGES
-from evidence.render import Topic
 from evidence.stage import Stage, ordered, select
 from evidence.store import Store
 
@@ -26,7 +26,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Stage('late', 'sealed', [SEALED], hours=3, tier='full'),
         Stage('early', 'open', [OPEN], hours=1, claims=['Q1']),
     ]
-    plans.TOPICS = [Topic('page', lambda reader: {'n': 1}, lambda summary: f'n = {summary["n"]}')]
+    plans.TOPICS = [Page('page', 'Page', parts=[Facts('n', lambda reader: 1, lambda found: f'n = {found}')])]
     monkeypatch.setitem(sys.modules, plans.__name__, plans)
     monkeypatch.setenv('COLUMNS', '150')
     header = '| id | claim | published | metric | margin | seeds | data |\n|---|---|---|---|---|---|---|\n'
@@ -83,6 +83,24 @@ def test_dry_run_and_render(command: list[str], tmp_path: Path, capsys: pytest.C
     assert 'open' in capsys.readouterr().out
     assert experiments.main([*command, 'render']) == 0
     assert (tmp_path / 'page.md').read_text().endswith('n = 1\n')
+
+
+def test_orphans_are_what_no_page_reads(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    store = Store(tmp_path)
+    read = Facts('open', lambda reader: reader.result(OPEN), lambda found: '')
+    sys.modules[command[1]].TOPICS.append(Page('other', 'Other', parts=[read]))
+    store.write(fingerprint(OPEN), {'name': 'open'})
+    store.path(fingerprint(OPEN)).with_suffix('.npz').write_bytes(b'matches that no page reads')
+    store.write('0123456789abcdef', {'name': 'dropped'})
+    before = {path.name for path in store.runs.iterdir()}
+    assert experiments.main([*command, 'orphans']) == 0
+    listed = capsys.readouterr().out
+    assert '0123456789abcdef.json' in listed
+    assert f'{fingerprint(OPEN)}.npz' in listed
+    assert '2 files that no page reads' in listed
+    assert {path.name for path in store.runs.iterdir()} == before, 'listing removes nothing'
+    assert experiments.main([*command, 'orphans', '--remove']) == 0
+    assert [path.name for path in store.runs.iterdir()] == [f'{fingerprint(OPEN)}.json']
 
 
 def test_shipped_stages_are_ordered_and_named_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import contextmanager
 
 import latency_front
 import pytest
@@ -15,8 +16,10 @@ class Counting:
     def __init__(self) -> None:
         self.seen: list[tuple] = []
 
-    def set_ratios(self, low, prune) -> None:
+    @contextmanager
+    def at_ratios(self, low, prune):
         self.ratios = low, prune
+        yield self
 
     def __call__(self, image: torch.Tensor) -> None:
         self.seen.append(self.ratios)

@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evidence.experiment import Experiment, fingerprint
+from evidence.page import Facts, Page
 from evidence.plans import preconditions
 from evidence.plans.float_models import SEALED, SHIPPED
-from evidence.render import Reader, Topic, render, table
+from evidence.reader import Reader
+from evidence.render import render
 from evidence.store import Store
-from test_statistics import synthetic
+from test_intervals import synthetic
+
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = Experiment('one', 'measure', measure='m:f', settings={'n': 1}, split=None)
@@ -25,28 +29,27 @@ def test_page_is_written_from_results_and_stable(tmp_path: Path) -> None:
     store.write(fingerprint(ONE), {'name': 'one', 'extras': {'n': 1.5}})
 
     def plot(summary: dict, figure: object) -> None:
-        figure.subplots().plot([summary['one'], 2])
+        figure.subplots().plot([summary['numbers'][0], 2])
 
-    topic = Topic(
-        'topic',
-        lambda reader: {'one': reader.result(ONE)['extras']['n'], 'two': reader.result(TWO)},
-        lambda summary: '# Topic\n\n' + table(['one', 'two'], [[summary['one'], summary['two']]]),
-        plot,
+    numbers = Facts(
+        'numbers',
+        lambda reader: [reader.result(ONE)['extras']['n'], reader.result(TWO)],
+        lambda found: markdown_table(['one', 'two'], [found]),
     )
-    render(topic, Reader(store))
+    page = Page('topic', 'Topic', parts=[numbers], plot=plot)
+    render(page, Reader(store))
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert set(first) == {'topic.json', 'topic.md', 'topic.png'}
     assert '| 1.50 | - |' in first['topic.md'].decode()
     assert '![topic](topic.png)' in first['topic.md'].decode()
-    render(topic, Reader(store))
+    render(page, Reader(store))
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
 
 def test_excerpt_replaces_its_own_place_only(tmp_path: Path) -> None:
     store, page = Store(tmp_path / 'results'), tmp_path / 'results.md'
-    topic = Topic(
-        'topic', lambda reader: {'n': 1}, lambda summary: '# Topic', excerpt=lambda summary: f'n is {summary["n"]}'
-    )
+    one = Facts('n', lambda reader: 1, lambda found: '')
+    topic = Page('topic', 'Topic', parts=[one], excerpt=lambda summary: f'n is {summary["n"]}')
     page.write_text(
         '# Results\n\n<!-- topic: made by `experiments.py render topic` -->\nold\n<!-- end of topic -->\nend\n'
     )
@@ -97,11 +100,6 @@ def test_rows_are_told_that_rest_on_a_training_run_again(tmp_path: Path) -> None
     assert told == ['adapted', 'beyond', 'again']
 
 
-def test_table_aligns_numbers_and_escapes_bars() -> None:
-    text = table(['name', 'value'], [['a|b', 1.234], ['c', None]])
-    assert text.splitlines() == ['| name | value |', '| --- | ---: |', '| a\\|b | 1.23 |', '| c | - |']
-
-
 @pytest.fixture
 def preconditions_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Path]:
     """A repository with the real configs and protocol and a stand-in for the shipped weights."""
@@ -119,7 +117,9 @@ def test_preconditions_page_before_anything_was_run(preconditions_store: tuple[S
     store, repository = preconditions_store
     summary = render(preconditions.TOPICS[0], Reader(store, repository))
     assert {claim['outcome'] for claim in summary['claims']} == {'not run'}
-    assert '| shipped | val | A | not run |' in (store.root / 'preconditions.md').read_text()
+    page = (store.root / 'preconditions.md').read_text()
+    assert 'Not run: P1-1; P1-2;' in page
+    assert 'Not run: shipped, val; shipped, search;' in page
 
 
 def test_preconditions_page_judges_what_was_run(preconditions_store: tuple[Store, Path]) -> None:

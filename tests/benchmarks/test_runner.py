@@ -82,7 +82,7 @@ def test_killed_runner_loses_nothing_and_training_goes_on(folder: Path) -> None:
     assert result['seed'] == 3
     assert 0 < result['metrics']['coco/bbox_mAP'] < 1
     assert len(result['checkpoint_sha256']) == 64
-    assert {'versions', 'device', 'minutes', 'command'} <= set(result)
+    assert {'versions', 'device', 'minutes', 'command', 'commit', 'dirty'} <= set(result)
     assert set(store.matches(key)) == {'bbox', 'segm'}
     assert str(folder) not in json.dumps(result), 'no path of the machine in a result'
 

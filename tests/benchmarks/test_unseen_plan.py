@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evidence.claims import Claim
+from evidence.comparisons import POOL, SETS, judge_on_sets
 from evidence.experiment import fingerprint
+from evidence.intervals import CONTRADICTED, HOLDS, NOT_RESOLVED, Interval
 from evidence.plans import unseen
-from evidence.render import Reader
+from evidence.reader import Reader
 from evidence.splits import SEALED
-from evidence.statistics import CONTRADICTED, HOLDS, NOT_RESOLVED, Interval
 from evidence.store import Store
 
 from mixaq_mmdet.engine.matches import Matches, pool
@@ -39,23 +40,23 @@ def arm(own: int, other: int, of_pictures: int = 40) -> dict[str, Matches]:
         split: of(*(number < found for number in range(of_pictures)), split=split)
         for split, found in zip(SEALED, (own, other), strict=True)
     }
-    return {**parts, unseen.POOL: pool(list(parts.values()))}
+    return {**parts, POOL: pool(list(parts.values()))}
 
 
 def test_row_counts_once_it_was_run_on_both_styles(tmp_path: Path) -> None:
     reader = Reader(Store(tmp_path))
     for found, split in zip((30, 20), SEALED, strict=True):
-        assert unseen.on_sets(reader, unseen.FLOAT) is None
+        assert reader.on_both_styles(unseen.FLOAT) is None
         matches = of(*(number < found for number in range(40)), split=split)
         reader.store.write(fingerprint(unseen.FLOAT.on(split)), {'name': 'float'}, {'bbox': matches})
-    sets = unseen.on_sets(reader, unseen.FLOAT)
+    sets = reader.on_both_styles(unseen.FLOAT)
     assert sets is not None
     assert {name: len(matches.image_ids) for name, matches in sets.items()} == dict(
-        zip(unseen.SETS, (40, 40, 80), strict=True)
+        zip(SETS, (40, 40, 80), strict=True)
     )
-    again = unseen.on_sets(reader, unseen.FLOAT)
+    again = reader.on_both_styles(unseen.FLOAT)
     assert again is not None
-    assert again[unseen.POOL] is sets[unseen.POOL]  # what was resampled for one page serves the next
+    assert again[POOL] is sets[POOL]  # what was resampled for one page serves the next
 
 
 @pytest.mark.parametrize(
@@ -70,17 +71,16 @@ def test_pool_decides_unless_a_style_contradicts(
     test: tuple[float, float], test_b: tuple[float, float], both: tuple[float, float], expected: str
 ) -> None:
     found = {
-        name: Interval(sum(ends) / 2, *ends, 0.1, 10, 1)
-        for name, ends in zip(unseen.SETS, (test, test_b, both), strict=True)
+        name: Interval(sum(ends) / 2, *ends, 0.1, 10, 1) for name, ends in zip(SETS, (test, test_b, both), strict=True)
     }
-    judged = unseen.judge_on_sets(CLAIM, found)
+    judged = judge_on_sets(CLAIM, found)
     assert judged['outcome'] == expected
     assert judged['found']['estimate'] == sum(both) / 2
-    assert list(judged['sets']) == list(unseen.SETS)
+    assert list(judged['sets']) == list(SETS)
 
 
 def test_nothing_is_judged_before_both_styles_were_run() -> None:
-    assert unseen.judge_on_sets(CLAIM, None)['outcome'] == 'not run'
+    assert judge_on_sets(CLAIM, None)['outcome'] == 'not run'
 
 
 def test_loss_of_style_is_positive_where_the_first_arm_loses_more() -> None:
@@ -93,7 +93,7 @@ def test_loss_of_style_is_positive_where_the_first_arm_loses_more() -> None:
 
 
 def test_every_claim_has_a_stage_that_runs_both_its_arms_on_both_styles() -> None:
-    pairs = {**unseen.DIFFERENCES, **unseen.LOSSES}
+    pairs = {**unseen.PAIRS, **unseen.LOSSES}
     staged = {claim for stage in unseen.STAGES for claim in stage.claims}
     run = {experiment.name for stage in unseen.STAGES for experiment in stage.experiments}
     assert staged == set(pairs)

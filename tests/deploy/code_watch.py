@@ -1,4 +1,4 @@
-"""The codes of a block, from the simulated model, from plain torch and from the kernels, in one layout.
+"""The codes of a block, from the simulated model, from plain torch, oneDNN and the kernels, in one layout.
 
 {role: numbers}: qkv_in, proj_in, fc1_in (T, C) and fc2_in (T, hidden) by real token, q, k, v (windows, tokens, C),
 attn (windows, heads, tokens, tokens); high windows first.
@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixaq_mmdet.deploy import torch_block
+from mixaq_mmdet.deploy import onednn_block, torch_block
 from mixaq_mmdet.deploy.kernels import trace_block
 from mixaq_mmdet.deploy.kernels.learned import weight_unit
 from mixaq_mmdet.deploy.layouts import BlockWeights
+from mixaq_mmdet.deploy.onednn_block import OnednnBlock
 from mixaq_mmdet.deploy.torch_block import TorchBlock
 from mixaq_mmdet.quantization.functional import log_quantize, quantize
 from mixaq_mmdet.quantization.quantizers.base import Quantizer
 from mixaq_mmdet.quantization.quantizers.learned import LearnedQuantizer
 from mixaq_mmdet.quantization.quantizers.logarithmic import Log2Quantizer
+from mixaq_mmdet.quantization.quantizers.noisy import NoisyQuantizer
 from mixaq_mmdet.windows.assignment import Run
 
 Codes = dict[str, Tensor]
@@ -34,11 +37,9 @@ def simulated_codes(block: Any, stream: Tensor, assignment: Any) -> Codes:
     """Of a TwoBranchSwinBlock on (B, H * W, C), all windows in one run."""
     seen = defaultdict(list)
     handles = [
-        quantizer.register_forward_hook(
-            lambda module, inputs, _: seen[module.name.split('.')[-2]].append(_codes_of(module, *inputs))
-        )
+        quantizer.register_forward_hook(lambda module, inputs, _: seen[module.role].append(_codes_of(module, *inputs)))
         for quantizer in block.modules()
-        if isinstance(quantizer, Quantizer) and not quantizer.name.endswith('.weight')
+        if isinstance(quantizer, Quantizer) and quantizer.role != 'weight'
     ]
     try:
         block(stream, assignment)
@@ -55,16 +56,18 @@ def _codes_of(quantizer: Quantizer, x: Tensor, *rest: Any) -> Tensor:
         return (shifted / group.step.clamp(min=1e-5)).clamp(quantizer.lowest, quantizer.highest).round()
     if isinstance(quantizer, Log2Quantizer):
         return log_quantize(x, quantizer.scale, quantizer.bits, quantizer.steps_per_octave).float().clamp(max=FAINT)
+    if isinstance(quantizer, NoisyQuantizer):
+        x = x + quantizer.noise
     return quantize(x, quantizer.scale, quantizer.zero_point, quantizer.bits).float() - quantizer.zero_point
 
 
 @torch.no_grad()
-def torch_codes(weights: BlockWeights, stream: Tensor, run: Run) -> Codes:
+def torch_codes(block: TorchBlock, stream: Tensor, run: Run) -> Codes:
     """Of a TorchBlock on (B * H * W, C), in place."""
     seen = defaultdict(list)
-    roles = {id(grid): role for grids in weights.grids for role, grid in zip(grids._fields, grids, strict=True)}
+    roles = {id(grid): role for grids in block.weights.grids for role, grid in zip(grids._fields, grids, strict=True)}
     with _watched(seen, roles):
-        TorchBlock(weights).run(stream, run)
+        block.run(stream, run)
     return _one_layout({role: torch.cat(parts) for role, parts in seen.items()}, run)
 
 
@@ -87,6 +90,58 @@ def _watched(seen: dict[str, list[Tensor]], roles: dict[int, str]) -> Iterator[N
         yield
     finally:
         torch_block.steps_of, torch_block.probability_values = steps_of, probability_values
+
+
+@torch.no_grad()
+def onednn_codes(block: OnednnBlock, stream: Tensor, run: Run) -> Codes:
+    """Of an OnednnBlock on (B * H * W, C), in place."""
+    seen = defaultdict(list)
+    places = (-1, block.weights.num_heads, block.tokens, block.tokens)
+
+    def watch_probabilities(logits: Any, grid: Any) -> Tensor:
+        values = probabilities(logits, grid)
+        seen['attn'].append(_probability_codes(values.clone(), grid).view(places))
+        return values
+
+    for branch in block.branches:
+        branch.layers = {
+            name: _WatchedLayer(layer, getattr(branch.grids, f'{name}_in'), seen[f'{name}_in'])
+            for name, layer in branch.layers.items()
+        }
+        branch._attend = partial(_watch_attention, branch, branch._attend, seen)
+        branch.run = partial(_watch_run, branch.run, seen)
+    probabilities, onednn_block.probabilities = onednn_block.probabilities, watch_probabilities
+    try:
+        block.run(stream, run)
+    finally:
+        onednn_block.probabilities = probabilities
+    codes = {role: torch.cat(parts) for role, parts in seen.items()}
+    return _one_layout(codes, run)
+
+
+def _watch_attention(branch: Any, attend: Any, seen: dict[str, list[Tensor]], codes: Tensor, run: Run) -> Tensor:
+    for number, role in enumerate('qkv'):
+        steps = codes[:, :, number].float() - getattr(branch.grids, role).zero_point
+        seen[role].append(steps.transpose(1, 2))
+    return attend(codes, run)
+
+
+def _watch_run(run_branch: Any, seen: dict[str, list[Tensor]], stream: Tensor, run: Run) -> None:
+    run_branch(stream, run)
+    seen['qkv_in'][-1] = seen['qkv_in'][-1][: len(run.rows)]  # without the row of padding tokens
+
+
+class _WatchedLayer:
+    def __init__(self, layer: Any, grid: Any, seen: list[Tensor]) -> None:
+        self.layer, self.grid, self.seen = layer, grid, seen
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        self.seen.append(codes.float() - self.grid.zero_point)
+        return self.layer(codes)
+
+    def add(self, codes: Tensor, onto: Tensor) -> None:
+        self.seen.append(codes.float() - self.grid.zero_point)
+        self.layer.add(codes, onto)
 
 
 def _probability_codes(values: Tensor, grid: Any) -> Tensor:

@@ -18,9 +18,11 @@ SIZES = {'embed_dims': 32, 'num_heads': (1, 2)}  # heads of 32 channels, which t
 
 
 def simulated(method: str = 'RepQ', **options: Any) -> TwoBranchSwin:
-    """A calibrated backbone; ``options`` are bits, or arguments of the backbone."""
-    quant = {'method': method, 'w_bits': 8, 'a_bits': 8}
-    quant.update({key: options.pop(key) for key in list(options) if key.endswith(('_bits', '_symmetric'))})
+    """A calibrated backbone; ``options`` are bits, ``quant_options``, or arguments of the backbone."""
+    quant = {'method': method, 'w_bits': 8, 'a_bits': 8, **options.pop('quant_options', {})}
+    quant.update(
+        {key: options.pop(key) for key in list(options) if key.endswith(('_bits', '_symmetric', '_per_channel'))}
+    )
     model = tiny_backbone.backbone(quant, **{**SIZES, **options})
     Calibrator(model).run(tiny_backbone.images(2))
     _train_a_little(model)

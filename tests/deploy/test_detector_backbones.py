@@ -11,16 +11,16 @@ from tool_process import REPOSITORY
 
 from mixaq_mmdet.deploy import IntegerSwin
 from mixaq_mmdet.deploy.convert import convert_backbone
-from mixaq_mmdet.deploy.tiers import load_kernels
+from mixaq_mmdet.deploy.kernels import load
 from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.models import TwoBranchSwin
 
 SHRUNK = {'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8), 'drop_path_rate': 0.0, 'init_cfg': None}
 UNSHIFTED = {'unshifted_stages': (3,)}
 QUANT = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8}
-# relative (Frobenius), of any map; in the kernels, values on a rounding border move by a step of 1 / 255 of the range,
-# block after block
-LARGEST_ERROR = {'torch': 2e-3, 'kernels': 2e-2}
+# relative (Frobenius), of any map: a value on a rounding border moves by a step of 1 / 255 of the range, block after
+# block; in torch a few do, because CPUs add in different orders
+LARGEST_ERROR = {'torch': 4e-3, 'kernels': 2e-2}
 CASES = {
     'RetinaNet': (stock_config('swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py'), {}),
     'Cascade Mask R-CNN': (REPOSITORY / 'configs/mixaq/cascade-mask-rcnn_swin-t_mixaq-ptq-w4a8.py', {}),
@@ -38,7 +38,7 @@ def test_the_integer_backbone_is_the_simulated_one(config, options):
     torch.manual_seed(0)
     model = TwoBranchSwin(**stock, quant=QUANT).eval()
     Calibrator(model).run([torch.randn(1, 3, 64, 64)])
-    engines = ['torch', *(['kernels'] if load_kernels()[0] is not None else [])]
+    engines = ['torch', *(['kernels'] if load()[0] is not None else [])]
     twins = [IntegerSwin(**stock, engine=engine) for engine in engines]
     image = torch.randn(1, 3, 64, 64)
     for twin in twins:

@@ -262,7 +262,7 @@ def test_sizes_the_kernels_cannot_run_are_refused(make):
 @needs_kernels
 def test_stream_of_another_width_is_refused(make):
     block = package.IntegerBlock(KERNELS, make.block(32, 1, 4, LOG_SQRT2, 8, False))
-    with pytest.raises(ValueError, match='rows of 32'):
+    with pytest.raises(ValueError, match=r'stream: \(16, 48\) float32 on cpu; give float32 of shape \(rows, 32\)'):
         block.run(make.normal(16, 48), make.run((4, 4), 4, 0, 0.0, 0.0, 1))
 
 
@@ -304,7 +304,7 @@ def test_a_compiler_without_matrix_instructions_builds_the_rest(monkeypatch, tmp
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     asked = []
 
-    def compile_unless_new(command: list[str], path: Path) -> None:
+    def compile_unless_new(command: list[str], sources: Path, path: Path) -> None:
         asked.append('-mamx-int8' in command)
         if asked[-1]:
             raise subprocess.CalledProcessError(1, command, stderr='unrecognized command-line option')
@@ -313,6 +313,27 @@ def test_a_compiler_without_matrix_instructions_builds_the_rest(monkeypatch, tmp
     monkeypatch.setattr(build, '_compile', compile_unless_new)
     assert build.build('true').is_file()
     assert asked == [True, False]
+
+
+@pytest.fixture(scope='module')
+def without_bf16() -> package.Kernels:
+    """The library as it is built for a CPU that has VNNI but no products of bf16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, 'cpu_features', lambda: frozenset(build.CPU_FEATURES))
+        return package.Kernels(build.build(os.environ.get('CXX', 'g++')))
+
+
+@needs_kernels
+@pytest.mark.parametrize('name', ['shifted and padded', 'log2', 'uniform probabilities', 'float probabilities'])
+def test_attention_needs_no_bf16_instructions(name, without_bf16):
+    channels, heads, window, size, shift, low, prune, attn, low_bits, asymmetric, _ = CASES[name]
+    maker = Maker()
+    weights = maker.block(channels, heads, window, attn, low_bits, asymmetric)
+    run = maker.run(size, window, shift, low, prune, 2)
+    stream = maker.normal(2 * size[0] * size[1], channels)
+    results = [package.IntegerBlock(built, weights).run(stream.clone(), run) for built in (KERNELS, without_bf16)]
+    assert without_bf16.path != KERNELS.path or not build.cpu_features().issuperset(build.BF16_FEATURES)
+    assert (results[0] - results[1]).norm() <= 1e-3 * (results[0] - stream).norm()
 
 
 @needs_kernels

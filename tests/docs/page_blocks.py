@@ -4,7 +4,7 @@
 - any other ```` ```python ````: executed.
 - ```` ```shell ````: commands. ``run_page`` calls each ``python tools/<name>.py ...`` in this process, which spares an
   import of the stack per line; ``run_pages.py`` (``make docs-test``) runs any command.
-- ```` ```text ````: shown, not run, so it may hold no command.
+- ```` ```text ```` and ```` ```mermaid ````: shown, not run, so they may hold no command.
 
 HTML comments on the lines right before a block, which readers do not see, say what the run of it needs::
 
@@ -26,7 +26,8 @@ from pathlib import Path
 import pytest
 from tool_process import REPOSITORY, load_tool
 
-LANGUAGES = ('python', 'shell', 'text')
+SHOWN = ('text', 'mermaid')
+LANGUAGES = ('python', 'shell', *SHOWN)
 _COMMENT = re.compile(r'<!-- (?P<key>not run|docs-test \w+)(?: (?P<script>[\w.]+))?: (?P<value>.+?) -->$')
 _COMMAND = re.compile(r'\s*(?:[A-Z_]+=\S+ )*(?:python|pip|make|bash|torchrun|git|sha256sum|source)\s')
 
@@ -114,7 +115,7 @@ def _opened(page: str, number: int, language: str, comments: list[re.Match[str]]
 
 def hides_commands(block: Block) -> bool:
     """Whether a block that is never run holds what a reader would type."""
-    return block.language == 'text' and not block.not_run and any(map(_COMMAND.match, block.text.splitlines()))
+    return block.language in SHOWN and not block.not_run and any(map(_COMMAND.match, block.text.splitlines()))
 
 
 def run_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +124,10 @@ def run_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(folder)
     # mmengine lays out a run's config five times, for its logs: a quarter of the time of runs this small
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
+    for module in ('mmengine.config.config', 'yapf.yapflib.yapf_api'):  # OpenMMLab's mmengine imports it at the top
+        monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
     for block in blocks(page):
-        if block.not_run or block.language == 'text':
+        if block.not_run or block.language in SHOWN:
             continue
         if block.file_name:
             Path(block.file_name).write_text(block.text)

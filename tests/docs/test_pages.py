@@ -34,6 +34,12 @@ def test_links_lead_somewhere(page):
             assert anchor in _anchors(file), target
 
 
+@pytest.mark.parametrize('page', all_pages())
+def test_tests_that_a_page_names_are_there(page):
+    for named in re.findall(r'`(tests/[\w/]+(?:\.py|/))`', (REPOSITORY / page).read_text()):
+        assert (REPOSITORY / named).exists(), named
+
+
 def _anchors(page: Path) -> set[str]:
     """Names of a page's headings as GitHub makes them."""
     titles = re.findall(r'^#+ (.+)$', page.read_text(), re.M)

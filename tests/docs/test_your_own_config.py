@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from page_blocks import run_page
 
@@ -14,6 +15,7 @@ def integers(state, suffix):
     return {int(value) for name, value in state.items() if name.endswith(suffix)}
 
 
+@pytest.mark.nightly  # the longest page; make docs-test runs it too
 def test_page_runs(tmp_path, monkeypatch):
     run_page('your-own-config.md', tmp_path, monkeypatch)
     weights = torch.load(tmp_path / 'my_detector.pth', weights_only=True)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mixaq_mmdet.engine.hooks import exact_resume
-from mixaq_mmdet.engine.hooks.exact_resume import ExactResumeHook, random_states, set_random_states
+from mixaq_mmdet.engine.hooks.exact_resume import ExactResumeHook
+from mixaq_mmdet.engine.random_states import random_states, set_random_states
 
 
 def draw() -> list[float]:

@@ -11,7 +11,6 @@ from mmengine.config import Config
 from two_branch_files import write_quantized_files, write_two_branch_files
 
 from mixaq_mmdet.analysis.divergence import Divergence
-from mixaq_mmdet.analysis.inspection import load_detector
 from mixaq_mmdet.analysis.layer_importance import layer_importance
 from mixaq_mmdet.analysis.layer_sensitivity import layer_sensitivity
 from mixaq_mmdet.analysis.ood import Arm, robustness
@@ -19,7 +18,8 @@ from mixaq_mmdet.analysis.pair_sensitivity import pair_sensitivity
 from mixaq_mmdet.analysis.study import evaluation_loader
 from mixaq_mmdet.analysis.window_sqnr import sqnr_by_stage
 from mixaq_mmdet.engine import progress
-from mixaq_mmdet.engine.calibrated import calibrated_detector, loaded_detector, preprocessed
+from mixaq_mmdet.engine.calibration.detectors import calibrated_detector, preprocessed
+from mixaq_mmdet.engine.detectors import load_detector
 
 
 class Terminal(io.StringIO):
@@ -78,7 +78,7 @@ def test_studies_of_a_quantized_model_count_what_they_do(tiny_coco, tmp_path, te
 def test_studies_of_a_float_model_count_what_they_do(tiny_coco, tmp_path, terminal):
     config, checkpoint = write_two_branch_files(tiny_coco, tmp_path, depths=(2, 1, 1, 1))
     cfg = Config.fromfile(config)
-    reference = loaded_detector(cfg, checkpoint, {})
+    reference = load_detector(cfg, checkpoint, quant={})
     images, _ = preprocessed(cfg, reference, 2)
     layer_importance(reference, images)
     quant = {'method': 'MixQViT', 'w_bits': 8, 'a_bits': 8}

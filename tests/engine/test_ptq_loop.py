@@ -8,11 +8,12 @@ import torch
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
+from mmengine.config import Config
 from mmengine.runner import Runner
 from tiny_detector import tiny_config
 
 from mixaq_mmdet.engine.calibration import uncalibrated
-from mixaq_mmdet.engine.calibration_run import _inputs
+from mixaq_mmdet.engine.calibration.run import _inputs
 
 QUANT = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
 LOOP = {'type': 'PTQLoop', 'num_images': 3}
@@ -64,6 +65,11 @@ def test_saves_an_ordinary_checkpoint_and_a_summary(calibrated):
     assert 'calibrated on 3 images (seed 0)' in log
     assert 'stages.0.blocks.0.attn.w_msa.attention_value' in log
     assert 'Epoch(val) [1][4/4]' in log
+    effort = json.loads((calibrated / 'calibration_effort.json').read_text())
+    assert effort['blocks_taken_over'] == 0
+    assert 4 <= effort['block_forwards'] <= 5, 'two passes, one of them in both branches, and one to the next block'
+    assert effort['minutes'] > 0
+    assert effort['peak_memory'] > 1 << 27
 
 
 def test_a_resumed_calibrated_file_validates_and_ends(tiny_coco, calibrated, monkeypatch):
@@ -77,6 +83,17 @@ def test_a_resumed_calibrated_file_validates_and_ends(tiny_coco, calibrated, mon
     runner = Runner.from_cfg(ptq_config(tiny_coco, calibrated, resume=True, **hooks))
     runner.train()
     assert runner.val_loop.dataloader is not None
+    assert (calibrated / 'epoch_1.pth').read_bytes() == before
+
+
+def test_another_config_in_the_same_work_folder_is_refused_before_it_starts(tiny_coco, calibrated, float_file):
+    summary = json.loads((calibrated / 'calibration.json').read_text())
+    (calibrated / 'calibration.json').write_text(json.dumps({**summary, 'config': 'ptq.py'}))
+    before = (calibrated / 'epoch_1.pth').read_bytes()
+    own = calibrated / 'qat.py'
+    ptq_config(tiny_coco, calibrated, load_from=float_file).dump(own)
+    with pytest.raises(ValueError, match=r'what ptq\.py calibrated, and qat\.py would replace it'):
+        Runner.from_cfg(Config.fromfile(own)).train()
     assert (calibrated / 'epoch_1.pth').read_bytes() == before
 
 

@@ -109,7 +109,7 @@ def test_fixed_leaves_the_configured_ratios():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'max_ratio': 0.85}, 'max_ratio=0.85 is no multiple of step=0.1'),
+        ({'max_ratio': 0.85}, 'max_ratio=0.85 is not a multiple of step=0.1'),
         ({'max_ratio': [0.8] * 6}, 'must be one number'),
         ({'max_ratio': 1.2}, 'max_ratio=1.2'),
         ({'step': 0.125, 'max_ratio': 0.5}, 'step=0.125 must be in whole hundredths'),

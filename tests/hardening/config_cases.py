@@ -24,7 +24,10 @@ PATTERNS = {
     'quant': ('*', 'stages.1.*', 'stages.0.blocks.0.*', '*.ffn.layers.1', '*.w_msa.qkv'),
     'detector_quant': ('*', 'neck.*', 'neck.lateral_convs.0.conv'),
 }
-METHODS = ('MinMax', 'Percentile', 'MSE', 'RepQ', 'LSQ', 'OFQ', 'AIQViT', 'MixQViT')
+RECONSTRUCTED = ('FIMAQ', 'APHQ', 'GLFQ')
+METHODS = ('MinMax', 'Percentile', 'MSE', 'RepQ', 'LSQ', 'OFQ', 'AIQViT', 'MixQViT', 'ERQ')
+METHODS += ('AdaLog', 'PTQ4ViT', 'NoisyQuant', *RECONSTRUCTED)
+HEAD_METHODS = tuple(method for method in METHODS if method not in ('ERQ', 'PTQ4ViT'))  # which refuse heads
 
 WRONG: dict[str, list[Any]] = {
     'method': ['repq', '', None, 4, ['RepQ'], 'missing'],
@@ -32,6 +35,9 @@ WRONG: dict[str, list[Any]] = {
     'a_bits': [0, 1, 9, -4, 4.0, '4', None, True, [4]],
     'low_a_bits': [0, 1, 9, 'a_bits', 2.5, '2', False],
     'patch_bits': [0, 16, '8', None],
+    'edge_bits': [0, 16, '8', True],
+    'deconvolution': [0, 1, 'yes', None],
+    'qkr': [1, 'x', None],
     'n_bits': [4],
     'overrides': [
         [{'pattern': 'nowhere.*', 'w_bits': 4}], [{'w_bits': 4}], [{'pattern': 3}], [{'pattern': '*', 'bits': 4}],
@@ -46,6 +52,19 @@ WRONG: dict[str, list[Any]] = {
     'lr': [-1e-3, 'x', None, float('nan')],
     'curriculum_start': [-0.5, 2, 'x', None],
     'seed': ['x', None, 1.5],
+    'budget': ['tiny', 5, None],
+    'rounding': ['up', 5, 1.5],
+    'drop': [-0.1, 1.5, 'x', None],
+    'perturbation': [0, -1, 'x', None],
+    'ridge': [0, -1, 'x', None, float('nan')],
+    'refinements': [-1, 'x', 1.5, None],
+    'low_share': [-0.1, 1.5, 'x', None],
+    'log_gelu': ['no', 1, None],
+    'keep': [0, -1, 'x', 1.5, None],
+    'rounds': [-1, 'x', 1.5, None],
+    **{key: [0, -1, 'x', 1.5, None] for key in ('candidates', 'shift_steps', 'noise_steps')},
+    'code_parity': ['no', 1, None],
+    'rows': [0, -1, 'x', 1.5, None],
     'quant': ['RepQ', 5, ['RepQ'], {}],
     'low_ratios': [-0.1, 1.2, float('nan'), '0.5', [0.5], [0.1] * 3, ['a', 0.1], [None, 0], {}, None, [[0.1, 0.2]]],
     'prune_ratios': [-0.1, 1.2, float('nan'), '0.5', [0.5], [0.1] * 3, ['a', 0.1], {}, None],
@@ -57,9 +76,19 @@ WRONG: dict[str, list[Any]] = {
 """Values that a user might write in a field, each of which has to end in a ValueError that names it."""
 OF_METHOD = {
     'percentile': ('Percentile',),
-    'percentiles': ('RepQ', 'AIQViT', 'MixQViT'),
+    'percentiles': ('RepQ', 'AIQViT', 'MixQViT', 'AdaLog', *RECONSTRUCTED),
     'clip_deviations': ('MixQViT',),
+    'qkr': ('OFQ',),
     **dict.fromkeys(('ranks', 'steps', 'lr', 'curriculum_start', 'seed'), ('AIQViT',)),
+    **dict.fromkeys(('budget', 'rounding', 'drop'), RECONSTRUCTED),
+    'perturbation': ('APHQ',),
+    **dict.fromkeys(('ridge', 'refinements', 'low_share'), ('ERQ',)),
+    **dict.fromkeys(('log_gelu', 'keep'), ('AdaLog',)),
+    'rounds': ('AdaLog', 'PTQ4ViT'),
+    'rows': ('AdaLog', 'PTQ4ViT', 'NoisyQuant', 'FIMAQ'),
+    'candidates': ('PTQ4ViT',),
+    'code_parity': ('PTQ4ViT', 'NoisyQuant'),
+    **dict.fromkeys(('shift_steps', 'noise_steps'), ('NoisyQuant',)),
 }
 QUANTIZED = (('quant',), ('detector_quant',), *[('quant', 'detector_quant')] * 3, ())
 DETECTORS = ('MaskRCNN', 'CascadeRCNN', 'RetinaNet', 'Mask2Former')
@@ -102,7 +131,8 @@ def cases(draw: Callable[..., Any]) -> Case:
     quants: dict[str, Any] = {'quant': None, 'detector_quant': None}
     for name in quantized if fault is None else dict.fromkeys((*quantized, place)):
         broken = fault is not None and name == place
-        quants[name] = _quant(draw, draw(st.sampled_from(OF_METHOD.get(fault if broken else None, METHODS))), name)
+        usual = METHODS if name == 'quant' else HEAD_METHODS
+        quants[name] = _quant(draw, draw(st.sampled_from(OF_METHOD.get(fault if broken else None, usual))), name)
         if broken and fault not in OF_BACKBONE:
             _break(draw, quants[name], fault)
     low = [draw(st.integers(0, 100)) for _ in range(2)]
@@ -137,9 +167,21 @@ def _quant(draw: Callable[..., Any], method: str, place: str) -> dict[str, Any]:
         if draw(st.booleans()) and 'a_bits' not in change:
             change = {**change, 'roles': ['weight']}
         quant['overrides'] = [{'pattern': draw(st.sampled_from(PATTERNS[place])), **change}]
+    if place == 'quant' and draw(st.booleans()):
+        quant['edge_bits'] = draw(bits)
+    if place == 'quant' and method == 'OFQ':
+        quant['qkr'] = draw(st.booleans())
     if method == 'AIQViT':
         ranks = draw(st.sampled_from([[], [1], [2, 1], [0, 2]]))
         quant.update(steps=draw(st.integers(0, 2)), search_steps=draw(st.integers(0, 1)), ranks=ranks)
+    if method == 'AdaLog':
+        quant.update(keep=1, expansions=draw(st.integers(0, 1)), rounds=draw(st.integers(0, 1)), rows=8)
+    if method == 'PTQ4ViT':
+        quant.update(candidates=2, rounds=draw(st.integers(0, 1)), rows=8, code_parity=draw(st.booleans()))
+    if method == 'NoisyQuant':
+        quant.update(shift_steps=1, noise_steps=1, rows=8)
+    if method in RECONSTRUCTED:
+        quant.update(steps=draw(st.integers(0, 2)), rounding=draw(st.sampled_from(['AdaRound', 'StraightThrough'])))
     return quant
 
 

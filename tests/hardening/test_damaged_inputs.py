@@ -19,7 +19,7 @@ from tool_process import load_tool
 
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.calibration import Calibrator
-from mixaq_mmdet.engine.calibration_journal import BlockJournal, calibration_key
+from mixaq_mmdet.engine.calibration.journal import BlockJournal, calibration_key
 from mixaq_mmdet.engine.damaged_files import check_work_dir, read_json
 from mixaq_mmdet.quantization.state import encode_config
 from mixaq_mmdet.search.history import History
@@ -87,12 +87,15 @@ def _executable(path: Path) -> None:
 
 
 CHECKPOINTS = {
-    'truncated': (_truncated, 'truncated or no checkpoint'),
-    'without its end': (_without_the_end, 'truncated or no checkpoint'),
-    'empty': (lambda path: path.write_bytes(b''), 'truncated or no checkpoint'),
-    'an error page': (_text, 'truncated or no checkpoint'),
-    'a picture': (lambda path: path.write_bytes(b'\x89PNG\r\n\x1a\n' + bytes(100)), 'truncated or no checkpoint'),
-    'a zip of something else': (lambda path: _zip(path), 'truncated or no checkpoint'),
+    'truncated': (_truncated, 'truncated or not a PyTorch checkpoint'),
+    'without its end': (_without_the_end, 'truncated or not a PyTorch checkpoint'),
+    'empty': (lambda path: path.write_bytes(b''), 'truncated or not a PyTorch checkpoint'),
+    'an error page': (_text, 'truncated or not a PyTorch checkpoint'),
+    'a picture': (
+        lambda path: path.write_bytes(b'\x89PNG\r\n\x1a\n' + bytes(100)),
+        'truncated or not a PyTorch checkpoint',
+    ),
+    'a zip of something else': (lambda path: _zip(path), 'truncated or not a PyTorch checkpoint'),
     'with code': (_executable, 'convert_checkpoint.py'),
     'a list': (lambda path: torch.save([torch.zeros(2)], path), 'holds a list'),
 }
@@ -171,8 +174,8 @@ def _edited(path: Path, edit: Callable[[dict], Any]) -> None:
 
 
 ANNOTATIONS = {
-    'truncated': (_truncated, 'torn or no JSON'),
-    'empty': (lambda path: path.write_text(''), 'torn or no JSON'),
+    'truncated': (_truncated, 'torn or not JSON'),
+    'empty': (lambda path: path.write_text(''), 'torn or not JSON'),
     'a list': (lambda path: path.write_text('[]'), 'no COCO annotation file'),
     'without images': (lambda path: _edited(path, lambda content: content.pop('images')), "['images']"),
     'of no image': (lambda path: _edited(path, lambda content: content['images'].clear()), 'holds no image'),
@@ -197,7 +200,7 @@ def test_annotation_files(place, damage, message):
 def test_a_picture_that_cannot_be_read_is_named(place, damage):
     picture = place / 'data/images/000002.png'
     picture.unlink() if damage == 'missing' else picture.write_bytes(picture.read_bytes()[:20])
-    with pytest.raises((FileNotFoundError, AssertionError), match=r'000002\.png'):
+    with pytest.raises((SystemExit, AssertionError), match=r'000002\.png'):
         tool('test.py', place / 'tiny.py', place / 'tiny.pth', '--work-dir', place / 'tested')
 
 
@@ -290,10 +293,10 @@ def test_a_damaged_block_of_a_calibration_is_fitted_anew(tmp_path, damage):
 def test_files_of_earlier_analyses(tmp_path):
     path = tmp_path / 'latency.json'
     path.write_text('{"shape": [64,')
-    fails(lambda: read_json(path, 'delete it'), 'latency.json', 'torn or no JSON', 'delete it')
+    fails(lambda: read_json(path, 'delete it'), 'latency.json', 'torn or not JSON', 'delete it')
     path.write_text('{"other": 1}')
     resumed = Settings(Path('tiny.py'), Path('tiny.pth'), tmp_path, resume=True)
-    fails(lambda: latency_table(None, (64, 64), resumed), 'latency.json', 'no latency table', 'delete it')
+    fails(lambda: latency_table(None, (64, 64), resumed), 'latency.json', 'not a latency table', 'delete it')
     fails(lambda: _stored(path, 'importance', {'layer'}), '--importance', "holds no 'importance'")
 
 

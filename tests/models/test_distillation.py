@@ -101,7 +101,7 @@ def test_evaluation_does_without_the_teacher(teacher_file):
     net(BATCH)
     with torch.no_grad():
         net.train()(BATCH)
-    with pytest.raises(ValueError, match=r'nothing takes its loss; train with a Runner, or call .*start_distillation'):
+    with pytest.raises(ValueError, match=r'nothing takes its loss; add default_hooks=.*start_distillation'):
         net(BATCH)
 
 
@@ -156,6 +156,6 @@ def test_teachers_that_are_missing_or_do_not_fit(tmp_path, saved):
     if saved is not None:
         torch.save(backbone(**saved).state_dict(), path)
     net = Head(distill={'checkpoint': str(path), 'weight': 1.0})
-    message = 'is no file' if saved is None else 'does not fit a float backbone of this architecture'
+    message = 'is not a file' if saved is None else 'does not fit a float backbone of this architecture'
     with pytest.raises(ValueError, match=rf'distill\.checkpoint=.*{message}'):
         start_distillation(net)

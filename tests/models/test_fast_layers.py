@@ -80,5 +80,10 @@ def test_merging_is_that_of_stock(size, norm_cfg):
     torch.testing.assert_close(ours.reduction.weight.grad, stock.reduction.weight.grad)
 
 
-def test_other_merging_stays_stock():
-    assert type(FastPatchMerging.convert(PatchMerging(6, 12, kernel_size=3, stride=2))) is PatchMerging
+def test_other_merging_goes_the_way_of_stock():
+    stock = PatchMerging(6, 12, kernel_size=3, stride=2)
+    x = torch.randn(2, 7 * 9, 6)
+    expected, size = stock(x, (7, 9))
+    found, found_size = FastPatchMerging.convert(stock)(x, (7, 9))
+    assert found_size == size
+    torch.testing.assert_close(found, expected)

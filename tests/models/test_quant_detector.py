@@ -87,6 +87,23 @@ def test_calibrated_part_by_part(swin):
     model.test_step(batches(1)[0])
 
 
+@pytest.mark.parametrize(
+    'quant',
+    [
+        {'method': 'AdaLog', 'keep': 1, 'expansions': 0, 'rounds': 1, 'output_expansions': 0, 'rows': 4},
+        {'method': 'NoisyQuant', 'shift_steps': 1, 'noise_steps': 1, 'rows': 4},
+    ],
+    ids=lambda quant: quant['method'],
+)
+def test_heads_are_searched_by_what_they_give(quant):
+    model = detector({**quant, 'w_bits': 4, 'a_bits': 4}, swin='SwinTransformer')
+    before = {name: value.clone() for name, value in model.state_dict().items() if name.endswith('.weight')}
+    Calibrator(model).run(batches(1))
+    assert not uncalibrated(model)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    model.test_step(batches(1)[0])
+
+
 def test_both_scopes_together():
     model = detector(quant={'method': 'MSE', 'w_bits': 4, 'a_bits': 8})
     calibrator = Calibrator(model)
@@ -176,6 +193,8 @@ def test_its_file_is_refused_by_a_plain_detector_and_by_other_bits():
     ('heads', 'message'),
     [
         ({'method': 'RepX'}, r"detector_quant\.method='RepX' is unknown"),
+        ({**HEADS, 'method': 'ERQ'}, r"detector_quant\.method=ERQ quantizes backbones alone; use one of \['"),
+        ({**HEADS, 'method': 'PTQ4ViT'}, r'detector_quant\.method=PTQ4ViT quantizes backbones alone'),
         ({**HEADS, 'w_bits': 1}, r'detector_quant\.w_bits=1'),
         ({**HEADS, 'overrides': [{'pattern': 'head.*', 'a_bits': 4}]}, "'head.*' matches no layer; paths look like"),
     ],
@@ -212,5 +231,5 @@ def test_base_may_be_a_class_as_in_pure_python_configs(tmp_path):
 def test_an_unknown_base_is_refused_by_name(base):
     cfg = {**tiny_mask_rcnn(type='TwoBranchSwin'), 'type': 'QuantDetector', 'detector_quant': HEADS}
     cfg |= {} if base is None else {'base': base}
-    with pytest.raises(ValueError, match=r'model\.base=.* is no detector that mmdet knows'):
+    with pytest.raises(ValueError, match=r'model\.base=.* is not a detector that mmdet knows'):
         MODELS.build(cfg)

@@ -57,6 +57,24 @@ def test_set_ratios_changes_what_is_given():
     assert model.prune_ratios[0] == 0.3
 
 
+def test_other_ratios_hold_inside_a_context_in_both_modes():
+    model = build(low_ratios=0.2, prune_ratios=0.1)
+    model.sample_ratios(0.6)
+    with model.at_ratios(low=0.4) as inside:
+        assert inside is model
+        for mode in (True, False):
+            model.train(mode)
+            assert (model.low_ratios[0], model.prune_ratios[0]) == (0.4, 0.1)
+        with pytest.raises(KeyError), model.at_ratios(0.0, 0.0):
+            raise KeyError
+        assert (model.low_ratios[0], model.prune_ratios[0]) == (0.4, 0.1)
+        with pytest.raises(ValueError, match='prune_ratios'), model.at_ratios(prune=7):
+            pass
+    assert (model.low_ratios[0], model.prune_ratios[0]) == (0.2, 0.1)
+    model.train()
+    assert (model.low_ratios[0], model.prune_ratios[0]) == (0.6, 0.0)
+
+
 def test_sampled_ratios_hold_in_train_mode_only():
     model = build(low_ratios=0.2, prune_ratios=0.1)
     model.sample_ratios(0.6)

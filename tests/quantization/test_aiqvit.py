@@ -4,16 +4,17 @@ import copy
 
 import pytest
 import torch
+from first_block import FirstBlock
 from tiny_backbone import backbone, images
 
 from mixaq_mmdet.engine.calibration import Calibrator
-from mixaq_mmdet.engine.calibration_summary import summarize
+from mixaq_mmdet.engine.calibration.summary import summarize
 from mixaq_mmdet.models.backbone_cost import backbone_bops
 from mixaq_mmdet.quantization import quantizer_mode
 from mixaq_mmdet.quantization.compensation import LowRank
 from mixaq_mmdet.quantization.methods import build_method
 from mixaq_mmdet.quantization.quantizers.focusing import FocusingQuantizer
-from mixaq_mmdet.quantization.reconstruction import BlockReconstruction, Schedule
+from mixaq_mmdet.quantization.reconstruction import LowRankReconstruction, LowRankSchedule
 
 BITS = {'w_bits': 4, 'a_bits': 4, 'low_a_bits': 2}
 SHORT = {'steps': 4, 'search_steps': 2}
@@ -72,41 +73,6 @@ def test_a_price_on_ranks_takes_the_smallest_and_ranks_fit_the_layer():
     assert set(ranks(calibrated(1, ranks=[100], steps=1)).values()) == {8, 16}
 
 
-class FirstBlock:
-    """Inputs of the first block as a calibrator stores them, for images of one's own."""
-
-    def __init__(self, model, pictures):
-        calibrator = Calibrator(model)
-        found = []
-        calibrate = type(model.quant_method).calibrate
-
-        class Stop(Exception):
-            pass
-
-        def catch(block, inputs):
-            if block is model.stages[0].blocks[0]:
-                found.append(inputs)
-                raise Stop
-            return calibrate(model.quant_method, block, inputs)
-
-        model.quant_method.calibrate = catch
-        with pytest.raises(Stop):
-            calibrator.run(pictures)
-        del model.quant_method.calibrate
-        self.inputs = found[0]
-
-    @torch.no_grad()
-    def errors(self, block):
-        """(branches,) mean squared error of the block's output."""
-        total = 0
-        for index in range(len(self.inputs)):
-            with quantizer_mode(block, 'float'):
-                targets = self.inputs.outputs(block, index)
-            outputs = self.inputs.outputs(block, index)
-            total += torch.stack([(a - b).square().mean() for a, b in zip(outputs, targets, strict=True)])
-        return total
-
-
 def test_reconstruction_lowers_the_error_of_both_branches_on_held_out_images():
     model = backbone({'method': 'AIQViT', **BITS, 'ranks': [4], 'steps': 100, 'lr': 5e-3})
     method, block = model.quant_method, model.stages[0].blocks[0]
@@ -117,12 +83,12 @@ def test_reconstruction_lowers_the_error_of_both_branches_on_held_out_images():
     before = held_out.errors(block)
     weights = {name: value.clone() for name, value in block.named_parameters()}
     method._learns = before_fit
-    reconstruction = BlockReconstruction(block, train.inputs, method._schedule())
+    reconstruction = LowRankReconstruction(block, train.inputs, method._schedule())
     reconstruction.run()
     for index in range(4):  # it trained towards the float block, weights included
         with torch.no_grad(), quantizer_mode(block, 'float'):
             expected = train.inputs.outputs(block, index)
-        for target, output in zip(reconstruction.targets, expected, strict=True):
+        for target, output in zip(reconstruction.targets.stores, expected, strict=True):
             assert torch.equal(target[index], output)
     after = held_out.errors(block)
     assert (after < before).all()
@@ -144,16 +110,16 @@ def test_intervals_are_learned_per_branch():
 
 def test_curriculum_starts_with_the_easiest_and_ends_with_all():
     plan = build_method({'method': 'AIQViT', 'steps': 100})._schedule()
-    pools = [BlockReconstruction._pool(_With(plan), step, 32) for step in range(100)]
+    pools = [LowRankReconstruction._pool(_With(plan), step, 32) for step in range(100)]
     assert pools[0] == 8
     assert pools[50:] == [32] * 50
     assert pools == sorted(pools)
     flat = build_method({'method': 'AIQViT', 'steps': 100, 'curriculum': False})._schedule()
-    assert BlockReconstruction._pool(_With(flat), 0, 32) == 32
+    assert LowRankReconstruction._pool(_With(flat), 0, 32) == 32
 
 
 class _With:
-    def __init__(self, schedule: Schedule):
+    def __init__(self, schedule: LowRankSchedule):
         self.schedule = schedule
 
 

@@ -1,23 +1,17 @@
 """Quantized layers against float layers that hold dequantized numbers; branches; the frozen state."""
 
 import copy
-from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from mixaq_mmdet.quantization import BranchQuantizers, QuantMatmul, held_weights, quantizer_mode
+from mixaq_mmdet.quantization import BranchQuantizers, QuantMatmul, Split, held_weights, quantizer_mode
 from mixaq_mmdet.quantization.methods.minmax import MinMax
 from mixaq_mmdet.quantization.observers import MinMaxRange, Samples
 from mixaq_mmdet.quantization.prepare import quant_layer
 from mixaq_mmdet.quantization.quantizers.uniform import UniformQuantizer
-
-
-class Split(NamedTuple):
-    high: int
-    real: Tensor | None = None
 
 
 def calibrated(module, x_high, x_low=None):
@@ -107,7 +101,7 @@ def test_observers_leave_padding_tokens_out(token_axis, shape):
     with quantizer_mode(branches, 'observe'):
         for quantizer in branches.branches().values():
             quantizer.start_ranges()
-        assert torch.equal(branches(x, Split(1, real)), x)
+        assert torch.equal(branches(x, Split(1, real=real)), x)
         seen = {name: quantizer.observer for name, quantizer in branches.branches().items()}
     assert seen['high'].high == tokens[:1][real[:1]].max()
     assert seen['low'].high == tokens[1:][real[1:]].max()

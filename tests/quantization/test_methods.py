@@ -4,17 +4,24 @@ import pytest
 import torch
 from tiny_backbone import backbone, images, signal_to_noise
 
+from mixaq_mmdet.checks import constructor_arguments
 from mixaq_mmdet.engine.calibration import Calibrator
 from mixaq_mmdet.quantization import NotCalibratedError, QuantLinear, build_method, quantizer_mode
-from mixaq_mmdet.quantization.methods.base import method_options
 from mixaq_mmdet.quantization.quantizers.base import Quantizer
 from mixaq_mmdet.quantization.roles import ROLES, roles_of
 from mixaq_mmdet.quantization.state import decode_config
 from mixaq_mmdet.registry import QUANT_METHODS
 
-METHODS = ['MinMax', 'Percentile', 'MSE', 'RepQ', 'MixQViT', 'AIQViT', 'LSQ', 'OFQ']
+METHODS = ['MinMax', 'Percentile', 'MSE', 'RepQ', 'MixQViT', 'AIQViT', 'ERQ']
+METHODS += ['AdaLog', 'PTQ4ViT', 'NoisyQuant', 'FIMAQ', 'APHQ', 'GLFQ', 'LSQ', 'OFQ']
 CLIPS_WEIGHTS = {'OFQ': 12}  # dB at 8 bits: StatsQ cuts off at 2 mean|W| until training has answered
-SHORT = {'AIQViT': {'steps': 2, 'search_steps': 1}}
+SHORT = {
+    **{name: {'steps': 1} for name in ('FIMAQ', 'APHQ', 'GLFQ')},
+    'AIQViT': {'steps': 2, 'search_steps': 1},
+    'AdaLog': {'keep': 2, 'expansions': 0, 'rounds': 1, 'output_expansions': 0, 'rows': 16},
+    'PTQ4ViT': {'candidates': 6, 'rounds': 1, 'rows': 16},
+    'NoisyQuant': {'shift_steps': 2, 'noise_steps': 2, 'rows': 16},
+}
 QUANT = {'method': 'MinMax', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
 
 
@@ -69,7 +76,7 @@ class TestEveryMethod:
         built = build_method({'method': method, 'w_bits': 3, 'overrides': [{'pattern': '*', 'a_bits': 6}]})
         again = build_method(built.config)
         assert again.config == built.config
-        assert set(built.config) == {'method', *method_options(type(built))}
+        assert set(built.config) == {'method', *constructor_arguments(type(built).__mro__)}
 
 
 def test_every_registered_method_is_tested():

@@ -15,6 +15,8 @@ CASES = [
     pytest.param('Uniform', {'observe_per_channel': True}, id='uniform-observes-channels'),
     pytest.param('Log2', {}, id='log2'),
     pytest.param('LogSqrt2', {}, id='log-sqrt2'),
+    pytest.param('AdaptiveLog', {}, id='adaptive-log'),
+    pytest.param('Noisy', {}, id='noisy'),
 ]
 
 
@@ -108,8 +110,8 @@ class TestEveryQuantizer:
 
 
 def test_every_registered_quantizer_is_a_case():
-    trained = {'Learned', 'Statistic', 'Focusing'}  # test_learned.py, test_focusing.py
-    assert {case.values[0] for case in CASES} | trained == set(QUANTIZERS.module_dict)
+    elsewhere = {'Learned', 'Statistic', 'Focusing', 'TwinSoftmax', 'TwinGELU'}  # test_learned.py, test_ptq4vit.py ...
+    assert {case.values[0] for case in CASES} | elsewhere == set(QUANTIZERS.module_dict)
 
 
 def test_logarithmic_grid_is_per_tensor():

@@ -8,8 +8,7 @@ from tiny_backbone import backbone, images, signal_to_noise
 from torch import nn
 
 from mixaq_mmdet.engine.calibration import Calibrator
-from mixaq_mmdet.models.two_branch_attention import Split
-from mixaq_mmdet.quantization import build_method, quantizer_mode
+from mixaq_mmdet.quantization import Split, build_method, quantizer_mode
 from mixaq_mmdet.quantization.functional import affine_parameters, fake_quantize
 from mixaq_mmdet.quantization.methods.repq import Fold, fold_into, reparameterise
 from mixaq_mmdet.quantization.prepare import quant_layer
@@ -126,7 +125,7 @@ def test_padding_tokens_reach_the_layer_as_their_constant(calibrated):
 def test_every_quantizer_of_both_branches_is_calibrated(calibrated):
     quantizers = [m for m in calibrated.modules() if isinstance(m, Quantizer)]
     assert all(quantizer.ready for quantizer in quantizers)
-    assert sum(quantizer.name.endswith('.low') for quantizer in quantizers) == 3 * 8
+    assert sum(quantizer.branch == 'low' for quantizer in quantizers) == 3 * 8
     low = calibrated.stages[0].blocks[0].attn.w_msa.qkv.input_quant.low
     assert low.bits == 4
 
@@ -197,8 +196,8 @@ def test_symmetric_activations_are_symmetric_after_layer_norm_too():
     """With equal zero points in all channels the fold moves nothing but the scales, and stays exact."""
     model = backbone({**QUANT, 'a_symmetric': True})
     Calibrator(model).run(images())
-    grids = [m for m in model.modules() if isinstance(m, UniformQuantizer) and not m.name.endswith('.weight')]
-    assert {grid.name.split('.')[-2] for grid in grids} >= {'qkv_in', 'fc1_in', 'merge_in', 'v'}
+    grids = [m for m in model.modules() if isinstance(m, UniformQuantizer) and m.role != 'weight']
+    assert {grid.role for grid in grids} >= {'qkv_in', 'fc1_in', 'merge_in', 'v'}
     assert all(grid.zero_point == 2 ** (grid.bits - 1) for grid in grids)
     x = images()[0]
     with torch.no_grad():

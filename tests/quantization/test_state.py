@@ -108,3 +108,17 @@ def test_scalars_of_numpy_and_torch_are_numbers():
     }
     assert torch.equal(encode_config(build_method(given).config), encode_config(build_method(usual).config))
     assert backbone(usual).load_state_dict(backbone(given).state_dict(), strict=True)
+
+
+def test_ofq_files_from_before_its_options_load_with_the_values_they_were_made_with():
+    before = {'method': 'OFQ', 'w_bits': 4, 'a_bits': 4, 'edge_weights': 'StatsQ', 'v_per_channel': False}
+    state = backbone(before).state_dict()
+    named = decode_config(state[CONFIG_BUFFER])
+    state[CONFIG_BUFFER] = encode_config(
+        {key: named[key] for key in named if key not in ('edge_weights', 'v_per_channel')}
+    )
+    assert backbone(before).load_state_dict(state, strict=True)
+    differing = r"edge_weights='LSQ' \(checkpoint: 'StatsQ'\), v_per_channel=True \(checkpoint: False\)"
+    with pytest.raises(ValueError, match=differing) as refusal:
+        backbone({'method': 'OFQ', 'w_bits': 4, 'a_bits': 4}).load_state_dict(state)
+    assert backbone(advised(refusal.value)).load_state_dict(state, strict=True)

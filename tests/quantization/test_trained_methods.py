@@ -119,3 +119,26 @@ def test_fitted_methods_have_no_low_branch_of_its_own():
         Calibrator(model, branches='low').run(images())
     with pytest.raises(ValueError, match="branches='both' is unknown"):
         Calibrator(model, branches='both')
+
+
+@torch.no_grad()
+def test_the_ends_of_a_network_under_ofq_are_not_cut_off():
+    """StatsQ clips at 2 mean|W|, which eight bits do not mend."""
+    noise = {}
+    for grid in ('LSQ', 'StatsQ'):
+        model = backbone({'method': 'OFQ', 'w_bits': 4, 'a_bits': 4, 'edge_weights': grid})
+        Calibrator(model).run(images())
+        first, inner = model.patch_embed.projection, model.stages[0].blocks[0].attn.w_msa.qkv
+        noise[grid] = (first.weight - first.quantized_weight()).square().sum() / first.weight.square().sum()
+        assert type(inner.weight_quant).__name__ == 'StatisticQuantizer'
+    assert noise['LSQ'] < 1e-3 < noise['StatsQ']
+
+
+def test_values_have_a_step_for_each_channel_and_keys_for_each_position():
+    model = calibrated('OFQ')
+    attention = model.stages[0].blocks[0].attn.w_msa
+    keys, values = attention.query_key.operands['k'], attention.attention_value.operands['v']
+    tokens, channels = attention.window_size[0] ** 2, attention.embed_dims // attention.num_heads
+    assert keys.high.step.shape == (tokens,)
+    assert values.high.step.shape == values.low.step.shape == (channels,)
+    assert values.high.step.unique().numel() > 1, 'each is fitted to its channel'

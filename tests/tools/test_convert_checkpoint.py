@@ -17,7 +17,7 @@ from tiny_detector import tiny_mask_rcnn
 from tool_process import load_tool, run_tool
 from torch import nn
 
-from mixaq_mmdet.engine.checkpoint_conversion import build_model, convert_checkpoint
+from mixaq_mmdet.engine.checkpoints.conversion import build_model, convert_checkpoint
 from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,7 +261,7 @@ def test_the_result_is_whole_or_absent(tmp_path, detector, monkeypatch):
         convert_checkpoint(source, tmp_path / '.' / 'src.pth')
 
     def torn(_checkpoint, file):
-        file.write(b'half')
+        Path(file).write_bytes(b'half')
         raise OSError('disk full')
 
     monkeypatch.setattr(torch, 'save', torn)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from tiny_detector import tiny_mask_rcnn
 from tool_process import load_tool
 
 from mixaq_mmdet.deploy.convert import check_convertible
-from mixaq_mmdet.deploy.files import integer_config, read_detector
+from mixaq_mmdet.deploy.files import check_integer_checkpoint, integer_config, read_detector
 from mixaq_mmdet.deploy.state import FORMAT, VERSION, write_header
 from mixaq_mmdet.engine.calibration import Calibrator
 from tools.deploy import main
@@ -56,6 +57,25 @@ def test_converted_detector_is_ready_to_use(detector, capsys):
         assert torch.equal(value, converted.rpn_head.state_dict()[name])
     sizes = [(folder / name).stat().st_size for name in ('integer.pth', 'calibrated.pth')]
     assert sizes[0] < sizes[1]
+
+
+def test_a_whole_detector_on_integers_is_refused_by_a_config_for_its_backbone_alone(tmp_path):
+    init_default_scope('mmdet')
+    model = tiny_mask_rcnn(**BACKBONE)
+    model.update(type='QuantDetector', base=model.type, detector_quant=dict(method='MinMax', w_bits=4, a_bits=8))
+    cfg = Config(dict(model=model, default_scope='mmdet'))
+    cfg.dump(tmp_path / 'config.py')
+    detector = MODELS.build(cfg.model).eval()
+    sample = DetDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0)))
+    Calibrator(detector).run([{'inputs': [torch.zeros(3, 64, 64).byte()], 'data_samples': [sample]}])
+    torch.save({'state_dict': detector.state_dict(), 'meta': {}}, tmp_path / 'calibrated.pth')
+    convert(tmp_path, 'calibrated.pth', 'integer.pth')
+    written, path = Config.fromfile(tmp_path / 'integer.py'), str(tmp_path / 'integer.pth')
+    assert (written.model.type, written.model.base) == ('IntegerDetector', 'MaskRCNN')
+    check_integer_checkpoint(written, path)
+    written.model.type = 'MaskRCNN'
+    with pytest.raises(ValueError, match=r"integer.pth' holds neck and heads as integers.*use the config beside"):
+        check_integer_checkpoint(written, path)
 
 
 def test_uncalibrated_checkpoints_are_refused_and_nothing_is_written(detector):
@@ -117,12 +137,12 @@ def test_an_interruption_keeps_the_old_file(detector, monkeypatch):
     (folder / 'kept.pth').write_bytes(b'old')
 
     def torn(checkpoint, file):
-        file.write(b'half')
+        Path(file).write_bytes(b'half')
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, 'save', torn)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match='interrupted'):
             convert(folder, 'calibrated.pth', 'kept.pth')
     assert (folder / 'kept.pth').read_bytes() == b'old'
     assert not list(folder.glob('.kept*'))
@@ -132,13 +152,13 @@ def test_a_config_is_written_whole(detector, monkeypatch):
     folder, _ = detector
     (folder / 'beside.py').write_text('old = True\n')
 
-    def torn(path, text):
+    def torn(path, text, **_):
         path.write_bytes(text[: len(text) // 2].encode())
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, 'write_text', torn)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match='interrupted'):
             convert(folder, 'calibrated.pth', 'beside.pth')
     assert (folder / 'beside.py').read_text() == 'old = True\n'
 
@@ -153,7 +173,7 @@ def damaged(detector):
     (folder / 'text.pth').write_text('no weights')
     for name, edit in (
         ('lacking', lambda state: state.pop('backbone.stages.0.blocks.0.norm1.weight')),
-        ('short', lambda state: state.update({'backbone.stages.1.blocks.0.qkv.scale': torch.ones(3)})),
+        ('short', lambda state: state.update({'backbone.stages.1.blocks.0.attn.w_msa.qkv.scale': torch.ones(3)})),
         ('future', lambda state: state.update({'backbone.integer_header': future_header()})),
     ):
         loaded = torch.load(folder / 'whole.pth', weights_only=True)
@@ -167,11 +187,11 @@ def future_header():
 
 
 DAMAGES = {
-    'torn.pth': 'torn or no converted detector; run tools/deploy.py convert again',
-    'text.pth': 'torn or no converted detector',
+    'torn.pth': 'torn or not a converted detector; run tools/deploy.py convert again',
+    'text.pth': 'torn or not a converted detector',
     'calibrated.pth': 'no integer backbone; run tools/deploy.py convert',
     'lacking.pth': "lacks 'stages.0.blocks.0.norm1.weight'",
-    'short.pth': r"'stages.1.blocks.0.qkv.scale' of the integer file is \(3,\), its header says \(48,\)",
+    'short.pth': r"'stages.1.blocks.0.attn.w_msa.qkv.scale' of the integer file is \(3,\), its header says \(48,\)",
     'future.pth': f'version {VERSION + 1}, this package knows up to {VERSION}; update',
     'absent.pth': 'is not a file',
 }

@@ -14,7 +14,7 @@ from tool_process import load_tool
 from mixaq_mmdet.analysis.divergence import Divergence, bernoulli_divergence, categorical_divergence
 from mixaq_mmdet.analysis.layer_importance import relevance_picture
 from mixaq_mmdet.analysis.layer_sensitivity import alone, layer_names
-from mixaq_mmdet.engine.calibrated import calibrated_detector, preprocessed
+from mixaq_mmdet.engine.calibration.detectors import calibrated_detector, preprocessed
 from mixaq_mmdet.engine.evaluate import evaluate
 from mixaq_mmdet.models.backbone_cost import backbone_bops
 from mixaq_mmdet.quantization import quantizer_mode

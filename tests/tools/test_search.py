@@ -17,7 +17,7 @@ from tiny_detector import tiny_config, write_tiny_coco
 from tool_process import TOOLS, load_tool, run_on_two_ranks, run_tool
 
 from mixaq_mmdet.engine.calibration import Calibrator
-from mixaq_mmdet.engine.environment import versions
+from mixaq_mmdet.reporting.environment import versions
 
 ARGUMENTS = ('--population', '3', '--generations', '2', '--images', '3', '--budget', '0.85')
 
@@ -110,6 +110,22 @@ def test_latency_is_measured_at_the_usual_size_of_the_images(searched, tmp_path,
     assert table['environment']['device']['processor']
 
 
+def test_latency_may_be_the_whole_detectors(searched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = [*map(str, searched), '--population', '2', '--generations', '1', '--images', '2', '--prune']
+    few += ['--objectives', 'proxy,latency', '--work-dir', 'found']
+    search = load_tool('search.py').main
+    search([*few, '--detector', '--target-latency', '100000'])
+    table = json.loads(Path('found/latency.json').read_text())
+    assert table['scope'] == 'detector'
+    outside = sum(entry['ms'] for entry in table['entries'] if entry['piece'] in {'neck', 'RPN, layers'})
+    found = json.loads(Path('found/search_tiny.json').read_text())
+    assert found['budget'] == 'predicted latency of the detector <= 100000 ms'
+    assert all(row['latency'] > outside > 0 for row in found['evaluated'])
+    with pytest.raises(SystemExit, match='is of the detector; give --detector as before'):
+        search([*few, '--target-latency', '100000', '--resume'])
+
+
 def test_two_ranks_find_the_same(searched, whole, tmp_path):
     two = run_on_two_ranks('search.py', *searched, *ARGUMENTS, '--work-dir', 'two', cwd=tmp_path)
     assert two.returncode == 0, two.stdout
@@ -123,6 +139,7 @@ def test_two_ranks_find_the_same(searched, whole, tmp_path):
         (['--ann-file', 'annotations.json', '--image-prefix', 'images/'], 'results are reported on'),
         (['--ann-file', 'annotations.json'], '--image-prefix'),
         (['--budget', '0.2'], 'add --prune'),
+        (['--detector'], 'add --objectives map,latency or --target-latency MS'),
         (['--budget', '1.5'], '--budget 1.5'),
         (['--objectives', 'map'], '--objectives'),
         (['--population', '1'], '--population 1'),
@@ -136,7 +153,7 @@ def test_user_errors_are_one_line(searched, tmp_path, monkeypatch, arguments, me
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         load_tool('search.py').main([*(str(path) for path in searched), '--images', '2', *arguments])
-    assert message in str(stop.value.code)
+    assert message in str(stop.value)
 
 
 def test_uncalibrated_checkpoint_is_refused(searched, tmp_path, monkeypatch):
@@ -146,8 +163,8 @@ def test_uncalibrated_checkpoint_is_refused(searched, tmp_path, monkeypatch):
     torch.save({'meta': {}, 'state_dict': stock}, tmp_path / 'float.pth')
     with pytest.raises(SystemExit) as stop:
         load_tool('search.py').main([str(searched[0]), str(tmp_path / 'float.pth'), '--images', '2'])
-    assert str(stop.value.code).startswith('error: not calibrated: ')
-    assert 'float.pth' in str(stop.value.code)
+    assert str(stop.value).startswith('error: not calibrated: ')
+    assert 'float.pth' in str(stop.value)
 
 
 def test_feature_error_is_zero_without_quantization_and_grows_with_low_windows(searched, tmp_path, monkeypatch):

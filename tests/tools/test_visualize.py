@@ -13,7 +13,8 @@ from tool_process import load_tool
 from two_branch_files import write_quantized_files, write_two_branch_files
 
 from mixaq_mmdet.analysis import visualization
-from mixaq_mmdet.analysis.inspection import inspect, load_detector
+from mixaq_mmdet.analysis.inspection import inspect
+from mixaq_mmdet.engine.detectors import load_detector
 from mixaq_mmdet.quantization import Quantizer
 
 LAYER = 'stages.0.blocks.0.ffn.layers.1'
@@ -103,7 +104,7 @@ def test_quantizers_off_is_the_float_model_of_the_same_weights(files):
     [
         (['nowhere.png', 'CONFIG', 'CHECKPOINT'], "error: image 'nowhere.png' is not a file"),
         (['IMAGE', 'CONFIG', 'nowhere.pth'], "error: checkpoint 'nowhere.pth' is not a file"),
-        (['IMAGE', 'CONFIG', 'CHECKPOINT', '--layer', 'fc9'], "error: --layer 'fc9' is no quantized activation"),
+        (['IMAGE', 'CONFIG', 'CHECKPOINT', '--layer', 'fc9'], "error: --layer 'fc9' is not a quantized activation"),
         (['IMAGE', 'CONFIG', 'FLOAT'], 'error: not calibrated: patch_embed'),
         (['IMAGE', 'CONFIG', 'CHECKPOINT', '--float', 'CHECKPOINT'], 'holds a quantized model'),
     ],
@@ -111,4 +112,4 @@ def test_quantizers_off_is_the_float_model_of_the_same_weights(files):
 def test_user_errors_are_one_line(files, tmp_path, arguments, message):
     with pytest.raises(SystemExit) as stop:
         visualize(files, *arguments, '-o', tmp_path)
-    assert message in str(stop.value.code)
+    assert message in str(stop.value)

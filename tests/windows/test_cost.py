@@ -13,7 +13,6 @@ from mixaq_mmdet.windows.cost import (
     backbone_cost,
     backbone_layers,
     pair_tiers,
-    paper_bit_operations,
 )
 
 SWIN_T = SwinSpec()
@@ -53,11 +52,6 @@ def test_stage_and_compressible_shares(count, shares, compressible):
         assert 100 * stage_macs / everything == pytest.approx(share, abs=0.06)
     inside = sum(layer.macs(count) for layer in layers if layer.compressible)
     assert inside / everything == pytest.approx(compressible, abs=6e-4)
-
-
-def test_paper_conversion():
-    macs = 86_350_000_000
-    assert [round(paper_bit_operations(macs, bits) / 1e12, 2) for bits in (32, 4, 3)] == [88.42, 11.05, 8.29]
 
 
 @pytest.mark.parametrize('count', ['executed', 'window'])

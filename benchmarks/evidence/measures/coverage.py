@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from .. import splits
-from ..statistics import interval_of, mean_over_images
+from ..intervals import interval_of, mean_over_images
 
 if TYPE_CHECKING:
     from pathlib import Path

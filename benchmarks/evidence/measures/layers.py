@@ -11,13 +11,13 @@ from scipy.stats import rankdata
 
 from mixaq_mmdet.analysis.divergence import Divergence
 from mixaq_mmdet.analysis.layer_sensitivity import alone, layer_names
-from mixaq_mmdet.engine.calibrated import calibrated_detector, preprocessed
+from mixaq_mmdet.engine.calibration.detectors import calibrated_detector, preprocessed
 from mixaq_mmdet.engine.evaluate import build_dataloader, evaluate
 from mixaq_mmdet.engine.matches import Matches, load_matches, mean_ap, save_matches
 from mixaq_mmdet.quantization import quantizer_mode
 
 from .. import splits
-from ..statistics import SAMPLES, image_weights, interval_of
+from ..intervals import SAMPLES, image_weights, interval_of
 from ..store import write_json
 
 if TYPE_CHECKING:

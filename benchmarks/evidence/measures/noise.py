@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mixaq_mmdet.analysis.inspection import load_detector
 from mixaq_mmdet.analysis.pair_sensitivity import SCORES, pair_sensitivity
 from mixaq_mmdet.analysis.study import evaluation_loader
 from mixaq_mmdet.analysis.window_sqnr import sqnr_by_stage
+from mixaq_mmdet.engine.detectors import load_detector
 
 if TYPE_CHECKING:
     from ..worker import Context
@@ -24,7 +24,7 @@ def sensitivity(context: Context) -> dict[str, Any]:
 
 
 def sqnr(context: Context) -> dict[str, Any]:
-    """Settings: ``images``. Mean dB of the windows of each stage, foreground and background apart."""
+    """Settings: ``images``. Mean dB of each stage's windows: all, by objects, and by importance (from revision 2)."""
     images = context.experiment.settings['images']
     loader = evaluation_loader(context.cfg, limit=images)
     return {

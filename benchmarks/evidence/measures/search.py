@@ -13,7 +13,7 @@ from mixaq_mmdet.search import SearchSpace, Study, nsga, surrogate
 from mixaq_mmdet.search.history import History
 from mixaq_mmdet.search.images import image_sizes, search_dataset, search_loader
 from mixaq_mmdet.search.run import HISTORY, Settings, candidate_of, run_search, subject
-from mixaq_mmdet.search.scoring import CostModel, DetectorScorer, load_detector
+from mixaq_mmdet.search.scoring import CostModel, DetectorScorer, load_searched
 from mixaq_mmdet.search.space import LARGEST, Candidate
 from mixaq_mmdet.search.study import hypervolume
 from mixaq_mmdet.search.surrogate import Ridge
@@ -53,7 +53,7 @@ def search(context: Context) -> dict[str, Any]:
     found = run_search(context.cfg, settings)
     found |= {'config': context.experiment.config, 'checkpoint': settings.checkpoint.name}  # whoever reads it
     chosen = candidate_of(found['chosen'])
-    detector: Any = load_detector(context.cfg, settings.checkpoint)
+    detector: Any = load_searched(context.cfg, settings.checkpoint)
     val = context.cfg.copy()
     val.merge_from_dict({'test_dataloader': {'dataset': splits.dataset_edits('val')}})
     loader, _ = search_loader(context.cfg, search_dataset(context.cfg), settings.images, settings.seed)
@@ -67,9 +67,9 @@ def search(context: Context) -> dict[str, Any]:
     }
     matches, extras = {}, {'search': found, 'uniform_ratio': uniform, 'arms': {}}
     for name, (low, prune) in arms.items():
-        detector.backbone.set_ratios(low, prune)
-        on_search = evaluate(detector, dataloader=loader)
-        on_val = evaluate(detector, dataloader=val.test_dataloader)
+        with detector.backbone.at_ratios(low, prune):
+            on_search = evaluate(detector, dataloader=loader)
+            on_val = evaluate(detector, dataloader=val.test_dataloader)
         matches |= {f'{name} on search': on_search.matches['bbox'], name: on_val.matches['bbox']}
         extras['arms'][name] = {
             'search': 100 * on_search.metrics['coco/bbox_mAP'],
@@ -96,7 +96,7 @@ def landscape(context: Context) -> dict[str, Any]:
     splits.require(context.repository, 'search')
     settings, own = settings_of(context), context.experiment.settings
     loader, ids = search_loader(context.cfg, search_dataset(context.cfg), settings.images, settings.seed)
-    detector: Any = load_detector(context.cfg, settings.checkpoint)
+    detector: Any = load_searched(context.cfg, settings.checkpoint)
     costs = CostModel(detector.backbone, image_sizes(context.cfg, loader))
     space = SearchSpace(swin_spec(detector.backbone).pair_stages)
     history = History(settings.work_dir / HISTORY, subject(context.cfg, settings, ids), resume=True)

@@ -17,7 +17,7 @@ from mixaq_mmdet.models.window_alignment import stage_inputs
 from mixaq_mmdet.windows.geometry import partition, window_grid
 from mixaq_mmdet.windows.importance import build_importance, image_keys
 
-from ..statistics import interval_of, mean_over_images
+from ..intervals import interval_of, mean_over_images
 
 if TYPE_CHECKING:
     from ..worker import Context
@@ -130,11 +130,10 @@ def object_mask(sample: Any, size: torch.Size) -> Tensor:
 @torch.no_grad()
 def measure(context: Context) -> dict[str, Any]:
     """Object shares and channel ranges of a float detector on its test split."""
-    from mmdet.apis import init_detector
-
+    from mixaq_mmdet.engine.detectors import load_detector
     from mixaq_mmdet.engine.evaluate import build_dataloader
 
-    detector = init_detector(context.cfg, str(context.checkpoint), device='cpu')
+    detector = load_detector(context.cfg, context.checkpoint)
     loader = build_dataloader(context.cfg.test_dataloader)
     shares: list[ObjectShare] = []
     with hooked(detector.backbone) as (streams, ranges):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from mixaq_mmdet.reporting.figures import COLOURS
+
+from ..comparisons import Arm, differences
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, interval_cells, table
+from ..page import BOX, MASK, Models, Page, Summary, cost_column
+from ..pictures import models_beside
 from ..stage import Stage
+from . import aiqvit_budget
 from .float_models import FLOAT
 from .ptq import DETECTOR, HARD, QUANT, W3A3, W4A4, calibrated
 
@@ -69,15 +73,15 @@ FULL = [W3A3, W3A3_WHOLE, DETECTOR, DETECTOR_WHOLE, *SIZES, *TIMES]
 FULL += [experiment for repeats in REPEATS.values() for experiment in repeats]
 
 # claim: (treatment, control)
-DIFFERENCES: dict[str, tuple[Sequence[Experiment], Sequence[Experiment]]] = {
-    'V1': ([FOCUSING], [W4A4]),
-    'V2': ([FIXED], [FOCUSING]),
-    'V3': ([SEARCHED], [FIXED]),
-    'V4': ([WHOLE], [SEARCHED]),
-    'V5': ([WHOLE], [W4A4]),
-    'V6': ([MIXED], [HARD]),
-    'V7': ([W3A3_WHOLE], [W3A3]),
-    'V8': ([DETECTOR_WHOLE], [DETECTOR]),
+PAIRS: dict[str, tuple[Arm, Arm]] = {
+    'V1': (FOCUSING, W4A4),
+    'V2': (FIXED, FOCUSING),
+    'V3': (SEARCHED, FIXED),
+    'V4': (WHOLE, SEARCHED),
+    'V5': (WHOLE, W4A4),
+    'V6': (MIXED, HARD),
+    'V7': (W3A3_WHOLE, W3A3),
+    'V8': (DETECTOR_WHOLE, DETECTOR),
     'V9': (REPEATS['searched'], REPEATS['fixed']),
     'V10': (REPEATS['whole'], REPEATS['repq']),
 }
@@ -105,52 +109,24 @@ STAGES = [
 ]
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """The page's numbers."""
-    rows = {experiment.name: experiment for experiment in [*CORE, *FULL]}
-    return {'rows': [reader.row(experiment) for experiment in rows.values()], 'claims': reader.judge_pairs(DIFFERENCES)}
-
-
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    header = ['model', 'box AP', '95 %', 'mask AP', 'G MACs', 'G bit operations']
-    return f"""# AIQViT
-
-Mini Mask R-CNN on val (500 pictures), W4A4 in the backbone, 32 calibration pictures of `calib`, one seed unless a row
+TEXT = """\
+Mini Mask R-CNN on val (500 images), W4A4 in the backbone, 32 calibration images of `calib`, one seed unless a row
 says otherwise. Each row of the first block adds one part to the row above. *G MACs* and *G bit operations* (MACs x
 weight bits x activation bits) are the backbone's, the compensation's float factors included. All of this is *simulated*
-(fake quantization). [What is ours in it](../aiqvit.md).
-
-{claims_table(summary['claims'])}
-
-{table(header, [_cells(row['name'], row['result']) for row in summary['rows']])}
-"""
-
-
-def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
-    if result is None:
-        return [name, NOT_RUN, *[None] * 4]
-    cost = result['cost']
-    return [
-        name,
-        *interval_cells(result['box']),
-        result['mask'],
-        None if cost is None else cost['macs']['executed'] / 1e9,
-        None if cost is None else cost['bit_operations']['standard']['executed'] / 1e9,
-    ]
+(fake quantization). [What is ours in it](../aiqvit.md)."""
+GIGA = 1e9
+COSTS = (
+    cost_column('G MACs', 'macs', 'executed', scale=GIGA),
+    cost_column('G bit operations', 'bit_operations', 'standard', 'executed', scale=GIGA),
+)
+EVERY = list({experiment.name: experiment for experiment in [*CORE, *FULL]}.values())
 
 
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def plot(summary: Summary, figure: Any) -> None:
     """Box AP of each row."""
-    axes = figure.subplots()
     shown = [row for row in summary['rows'] if row['result']]
-    for place, row in enumerate(reversed(shown)):
-        box = row['result']['box']
-        errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
-        colour = COLOURS[1] if 'low' in row['name'] else COLOURS[0]
-        axes.errorbar([box['estimate']], [place], xerr=errors, fmt='o', color=colour, ms=5, capsize=3)
-    axes.set_yticks(range(len(shown)), [row['name'] for row in reversed(shown)], fontsize=7)
-    axes.set(title='box AP on val, 95 % interval over pictures', xlabel='box AP')
+    models_beside(figure.subplots(), shown, lambda row: COLOURS[1] if 'low' in row['name'] else COLOURS[0])
 
 
-TOPICS = [Topic('aiqvit', summarise, markdown, plot, size=(8.5, 5))]
+CLAIMS = {**differences(PAIRS), **aiqvit_budget.CLAIMS}
+TOPICS = [Page('aiqvit', 'AIQViT', TEXT, CLAIMS, [Models(EVERY, (BOX, MASK, *COSTS))], plot, size=(8.5, 5))]

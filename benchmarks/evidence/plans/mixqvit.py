@@ -7,10 +7,15 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mixaq_mmdet.reporting.figures import COLOURS
+
+from ..comparisons import Comparison, Reading, differences
 from ..experiment import REPOSITORY, Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, interval_cells, table
+from ..intervals import Interval
+from ..page import BITS, BOX, MASK, Column, Facts, Models, Page, Summary
+from ..pictures import TITLE, upright
+from ..reader import Reader
 from ..stage import Stage
-from ..statistics import Interval
 from .float_models import FLOAT, SHIPPED
 from .ptq import QUANT, RATIOS, RECIPE, W4A4, calibrated
 from .qat import trained
@@ -77,15 +82,15 @@ SEEDS = (1, 2)
 REPEATS = {row.name: [row, *(seeded(row, seed) for seed in SEEDS)] for row in ROWS if row is not FLOAT}
 FULL = [DETECTOR_CLIPPED, DETECTOR_MEAN4, TRAINED3, TRAINED_MEAN3]
 
-# claim: (treatments, controls), paired by seed
-DIFFERENCES = {
-    'M1': ([CLIPPED4], [REPQ4]),
-    'M2': ([MEAN4], [CLIPPED4]),
-    'M3': ([MEAN3], [CLIPPED3]),
-    'M4': ([BOTH], [WINDOWS]),
-    'M5': ([BOTH], [LAYERS]),
-    'M6': ([DETECTOR_MEAN4], [DETECTOR_CLIPPED]),
-    'M8': ([TRAINED_MEAN3], [TRAINED3]),
+# claim: (treatment, control), paired by seed
+PAIRS = {
+    'M1': (CLIPPED4, REPQ4),
+    'M2': (MEAN4, CLIPPED4),
+    'M3': (MEAN3, CLIPPED3),
+    'M4': (BOTH, WINDOWS),
+    'M5': (BOTH, LAYERS),
+    'M6': (DETECTOR_MEAN4, DETECTOR_CLIPPED),
+    'M8': (TRAINED_MEAN3, TRAINED3),
     'M9': (REPEATS[MEAN4.name], REPEATS[CLIPPED4.name]),
     'M10': (REPEATS[BOTH.name], REPEATS[WINDOWS.name]),
 }
@@ -144,73 +149,75 @@ STAGES = [
 ]
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """The page's numbers."""
+TEXT = """\
+Mini Mask R-CNN on val (500 images), backbone scope, calibrated on 32 images of `calib`, one seed. Intervals over
+images. *BOPs*: standard bit operations of the backbone (MACs x weight bits x activation bits) at realised ratios,
+against uniform W4A4; a count, not a speed. All of this is *simulated* (fake quantization).
+
+Importance by relevance has two degrees of freedom in a block: relevance is conserved, so fc1 and fc2 get the same
+share, and so do qkv, proj and the product of attention and values."""
+
+
+def proxy(reader: Reader) -> Summary | None:
+    """What was measured of the KL proxy."""
     measured = reader.result(PROXY)
-    proxy = None if measured is None else measured['extras']
-    ranked = reader.claims()['M7'].judge(None if proxy is None else Interval.from_dict(proxy['correlation']))
-    judged = sorted([*reader.judge_pairs(DIFFERENCES), ranked], key=lambda claim: int(claim['id'][1:]))
-    rows = [reader.row(experiment) for experiment in [*ROWS, *FULL]]
-    reference = next(_operations(row) for row in rows if row['name'] == CLIPPED4.name)
-    for row in rows:
-        operations = _operations(row)
-        row['relative'] = operations / reference if operations and reference else None
-    return {'rows': rows, 'claims': judged, 'proxy': proxy and proxy['by_pictures']}
+    return None if measured is None else measured['extras']
 
 
-def _operations(row: dict[str, Any]) -> float | None:
-    """Standard bit operations of a row that was run and is quantized."""
-    cost = row['result'] and row['result']['cost']
+def correlation(reader: Reader) -> Interval | None:
+    """Of the proxy's ranks with those of the loss of AP."""
+    found = proxy(reader)
+    return None if found is None else Interval.from_dict(found['correlation'])
+
+
+def relative(reader: Reader, experiment: Experiment) -> Summary:
+    """Standard bit operations over those of uniform W4A4."""
+    own, reference = _operations(reader, experiment), _operations(reader, CLIPPED4)
+    return {'relative': own / reference if own and reference else None}
+
+
+def _operations(reader: Reader, experiment: Experiment) -> float | None:
+    result = reader.result(experiment)
+    cost = result and result['extras'].get('cost')
     return cost and cost['bit_operations']['standard']['executed']
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    header = ['model', 'box AP', '95 %', 'mask AP', 'mean act. bits', 'BOPs']
-    rows = [_cells(row) for row in summary['rows']]
-    proxy = summary['proxy']
-    by_pictures = ', '.join(f'{value:.2f} from {number}' for number, value in (proxy or {}).items())
-    ranked = f'Rank correlation over layers with the loss of AP, of the proxy: {by_pictures} pictures.' if proxy else ''
-    return f"""# Bits per layer, under bits per window
-
-Mini Mask R-CNN on val (500 pictures), backbone scope, calibrated on 32 pictures of `calib`, one seed. Intervals over
-pictures. *BOPs*: standard bit operations of the backbone (MACs x weight bits x activation bits) at realised ratios,
-against uniform W4A4; a count, not a speed. All of this is *simulated* (fake quantization).
-
-{claims_table(summary['claims'])}
-
-{table(header, rows)}
-
-{ranked}
-"""
+def by_images(found: Summary | None) -> str:
+    """The proxy's rank correlation from few images and from many."""
+    if found is None:
+        return ''
+    shown = ', '.join(f'{value:.2f} from {number}' for number, value in found['by_pictures'].items())
+    return f'Rank correlation over layers with the loss of AP, of the proxy: {shown} images.'
 
 
-def _cells(row: dict[str, Any]) -> list[Any]:
-    result = row['result']
-    if result is None:
-        return [row['name'], NOT_RUN, *[None] * 4]
-    bits = result['cost'] and result['cost']['mean_activation_bits']['executed']
-    return [row['name'], *interval_cells(result['box']), result['mask'], bits, row['relative']]
-
-
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def plot(summary: Summary, figure: Any) -> None:
     """AP against standard bit operations."""
     axes = figure.subplots()
-    shown = [row for row in summary['rows'] if row['relative'] and row['name'] != FLOAT.name]
+    shown = [row for row in summary['rows'] if row['result'] and row['result']['relative']]
     cost, height, place = None, 0.0, 0
-    for row in sorted(shown, key=lambda row: (round(row['relative'], 2), row['result']['box']['estimate'])):
-        box = row['result']['box']
+    for row in sorted(shown, key=lambda row: (round(row['result']['relative'], 2), row['result']['box']['estimate'])):
+        box, own = row['result']['box'], row['result']['relative']
         colour = COLOURS[1] if 'both' in row['name'] else COLOURS[2] if 'Mix-QViT' in row['name'] else COLOURS[0]
-        errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
         # rows of equal cost stand beside each other, their labels above each other
-        same = cost is not None and abs(row['relative'] - cost) < 0.01
+        same = cost is not None and abs(own - cost) < 0.01
         place, height = (place + 1, max(box['estimate'], height + 0.6)) if same else (0, box['estimate'])
-        cost = row['relative']
-        x = cost + 0.006 * place
-        axes.errorbar([x], [box['estimate']], yerr=errors, fmt='o', color=colour, ms=5, capsize=3)
+        cost = own
+        upright(axes, [cost + 0.006 * place], [box], fmt='o', color=colour)
         axes.annotate(row['name'], (cost + 0.02, height), va='center', fontsize=7, color=colour)
-    axes.set(title='box AP on val, 95 % interval over pictures', xlabel='bit operations / W4A4', ylabel='box AP')
+    axes.set(title=TITLE, xlabel='bit operations / W4A4', ylabel='box AP')
     axes.margins(x=0.3)
 
 
-TOPICS = [Topic('mixqvit', summarise, markdown, plot, size=(8.5, 5))]
+STANDARD_BOPS = Column(('BOPs',), lambda row: [row['result']['relative']])
+CLAIMS: dict[str, Comparison] = {**differences(PAIRS), 'M7': Reading(correlation)}
+TOPICS = [
+    Page(
+        'mixqvit',
+        'Bits per layer, under bits per window',
+        TEXT,
+        {name: CLAIMS[name] for name in sorted(CLAIMS, key=lambda name: int(name[1:]))},
+        [Models([*ROWS, *FULL], (BOX, MASK, BITS, STANDARD_BOPS), more=relative), Facts('proxy', proxy, by_images)],
+        plot,
+        size=(8.5, 5),
+    )
+]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mixaq_mmdet.reporting.figures import COLOURS
+from mixaq_mmdet.reporting.markdown import markdown_table
+
 from ..claims import NOT_RUN
+from ..comparisons import PAIR, SETS
 from ..experiment import Experiment
-from ..render import COLOURS, Reader, Topic, table
-from ..statistics import Interval
+from ..page import Facts, Page, Summary, decided, joined, over, shown, verdict
+from ..pictures import MARKERS, TITLE, legend, upright
+from ..reader import Reader
 from . import ptq, qat
-from .unseen import NAMES, SETS
+from .unseen import NAMES
 
 NO_FIGURE = '-'
 PUBLISHED, OWN = 'Claims with a published counterpart', 'Preconditions, controls and questions of our own'
@@ -19,7 +25,7 @@ PUBLISHED, OWN = 'Claims with a published counterpart', 'Preconditions, controls
 
 @dataclass(frozen=True)
 class Headline:
-    """What a paper says in one line, and the claims that decide it: on val, and on pictures no choice was made on."""
+    """What a paper says in one line, and the claims that decide it: on val, and on images no choice was made on."""
 
     says: str
     val: str | None = None
@@ -31,11 +37,16 @@ HEADLINES = (
     Headline('Mixed windows are better than uniform bits of equal mean, without training', 'T3', 'U2'),
     Headline('The same, trained: ratio 0.6 against uniform W4A3 of half the steps', 'Q12'),
     Headline('The same against W4A3 of as many steps', 'Q23'),
-    Headline('SAQA gains at ratio 0 on as much uniform training', 'Q1', 'U4'),
+    Headline('SAQA gains at ratio 0 on the model that it starts from, as the paper compares', 'Q2', 'U16'),
+    Headline('SAQA gains at ratio 0 on as much uniform training, the stronger comparison', 'Q1', 'U4'),
     Headline('The same over seeds', 'Q8'),
-    Headline('Ratio 0.4 (1.21x) is lossless against the model SAQA starts from', 'Q3', 'U5'),
+    Headline('The same at W4A3 from a float model that has converged', None, 'C4'),
+    Headline('There, SAQA recovers the published share of the degradation', None, 'C5'),
+    Headline(
+        'Ratio 0.4 (1.21x) is lossless against the model that SAQA starts from, as the paper compares', 'Q3', 'U5'
+    ),
     Headline('The same over seeds', 'Q9'),
-    Headline('Ratio 0.4 is lossless against as much uniform training', 'Q4', 'U6'),
+    Headline('Ratio 0.4 is lossless against as much uniform training, the stronger comparison', 'Q4', 'U6'),
     Headline('The same over seeds', 'Q22'),
     Headline('Three tiers at 1.52x lose at most a point against the model they start from', 'Q17'),
     Headline('Three tiers at 1.52x lose at most a point against as much uniform training', 'Q18', 'U10'),
@@ -43,14 +54,16 @@ HEADLINES = (
     Headline('Better than SparseViT at 1.57x', 'Q6', 'U9'),
     Headline('Three tiers better than SparseViT at 1.52x', 'Q10', 'U11'),
     Headline('Three tiers better than SparseViT at 1.79x', 'Q11', 'U12'),
-    Headline('Other pictures cost low windows less than skipped ones (val: corruptions; unseen: style)', 'R1', 'U13'),
+    Headline('Other images cost low windows less than skipped ones (val: corruptions; unseen: style)', 'R1', 'U13'),
     Headline('The same with the ranking reversed', 'R2', 'U14'),
     Headline('There, reversing the ranking loses more', 'R3', 'U15'),
     Headline('The ranking is better than reversed: W4A4, half the windows at A2, without training', 'T11', 'U3'),
     Headline('The ranking is better than reversed after SAQA', None, 'U8'),
     Headline('SAQA from W4A4 is better than from float', 'Q14'),
     Headline('Uniform-sum sampling is better than independent sampling', 'Q19'),
-    Headline('SAQA raises the SQNR of the last stage (dB)', 'R4'),
+    Headline('SAQA raises the SQNR of the last stage (dB) over the model that it starts from', 'R4'),
+    Headline('The same over as much uniform training', 'R5'),
+    Headline('There, more in the important half of the windows', 'R6'),
     Headline('AIQViT is better than RepQ at W4A4', 'V5'),
     Headline('The same at W3A3', 'V7'),
     Headline('Mix-QViT: bits per layer are better than uniform bits at four bits', 'M2'),
@@ -70,34 +83,38 @@ FRONTS = {
 W4A4 = ptq.W4A4
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """Every claim once; where a page judged it, with the outcome and the page's name; the fronts of the picture."""
+HEADER = ['what is claimed', 'published', 'margin', 'val', *NAMES, 'seeds', 'interval over', 'half-width', 'outcome']
+INTRODUCTION = """\
+What an outcome means and how intervals are made stands in [protocol.md](protocol.md); margins were fixed there before
+the runs, except that W2 to W4 repeat measurements that were known, P and T were asked a second time, of the aligned
+model, and a claim that was written late says so. *For this pair*: the arms are one training each and the interval is
+over images; it does not tell what two other trainings would give. The papers' main sentences, one row each, stand in
+[results](../results.md)."""
+HOW = 'A stage, with its hours on two CPU cores, is run by `python benchmarks/experiments.py run --stage NAME`.'
+
+
+def claims(reader: Reader) -> list[Summary]:
+    """Every claim of the protocol once, with the page that judges it and the stage that runs it."""
     from . import STAGES, TOPICS  # the plans gather this module too
 
-    judged: dict[str, dict[str, Any]] = {}
-    for topic in TOPICS:
-        if topic.summarise is not summarise:
-            for entry in topic.summarise(reader).get('claims', []):
-                judged[entry['id']] = {**entry, 'page': topic.name}
+    pages = {claim: page for page in TOPICS for claim in page.claims}
     stages = {claim: stage for stage in STAGES for claim in stage.claims}
     rows = []
     for claim in reader.claims().values():
-        stage = stages.get(claim.id)
-        found = judged.get(claim.id) or {**claim.judge(None), 'page': None}
-        hours = None if stage is None else stage.hours
-        rows.append(
-            {
-                **found,
-                'seeds': claim.seeds,
-                'data': claim.data,
-                'stage': stage.name if stage else None,
-                'hours': hours,
-            }
-        )
-    return {'claims': rows, 'fronts': {name: _front(reader, arm) for name, arm in FRONTS.items()}}
+        page, stage = pages.get(claim.id), stages.get(claim.id)
+        judged = reader.judge(claim.id, page and page.claims[claim.id])
+        own = {'seeds': claim.seeds, 'data': claim.data, 'page': page and page.name}
+        where = {'stage': stage and stage.name, 'hours': stage and stage.hours}
+        rows.append({'sets': None, **judged, **own, **where})
+    return rows
 
 
-def _front(reader: Reader, arm: list[Experiment]) -> list[dict[str, Any]]:
+def fronts(reader: Reader) -> dict[str, list[Summary]]:
+    """The fronts of the picture."""
+    return {name: _front(reader, arm) for name, arm in FRONTS.items()}
+
+
+def _front(reader: Reader, arm: list[Experiment]) -> list[Summary]:
     """Box AP on val against bit operations relative to W4A4 with every window high, those that were run."""
     unit = reader.row(W4A4)['result']
     rows = [reader.row(experiment) for experiment in arm]
@@ -108,105 +125,118 @@ def _front(reader: Reader, arm: list[Experiment]) -> list[dict[str, Any]]:
     ]
 
 
-def _operations(result: dict[str, Any]) -> int:
+def _operations(result: Summary) -> int:
     return result['cost']['bit_operations']['paper']['executed']
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    rows = summary['claims']
-    counts = Counter(_kind(row['outcome']) for row in rows)
+def claims_text(rows: list[Summary]) -> str:
+    """All claims, and by stage those that were not run."""
+    counts = Counter(_kind(row) for row in rows)
+    total = ', '.join(f'{count} {outcome}' for outcome, count in counts.most_common())
     parts = [
         _part(title, [row for row in rows if (row['published'] == NO_FIGURE) == (title == OWN)])
         for title in (PUBLISHED, OWN)
     ]
-    total = ', '.join(f'{count} {outcome}' for outcome, count in counts.most_common())
-    return '\n\n'.join(
-        [
-            '# Claims and outcomes',
-            f"""{len(rows)} claims: {total}. What an outcome means and how intervals are made stands in
-[protocol.md](protocol.md); margins were fixed there before the runs, except that W2 to W4 repeat measurements that were
-known, and P and T were asked a second time, of the aligned model. A claim that was not run names the stage that runs it
-and its hours on two CPU cores: `python benchmarks/experiments.py run --stage NAME`. The papers' main sentences, one row
-each, stand in [results](../results.md).""",
-            *parts,
-        ]
-    )
+    return joined(f'{len(rows)} claims: {total}.', INTRODUCTION, *parts, _not_run(rows))
 
 
-def headlines(summary: dict[str, Any]) -> str:
+def _kind(row: Summary) -> str:
+    kind = row['outcome'].split(':')[0]
+    of_a_pair = decided(row) and row.get('over') == PAIR
+    return f'{kind} for one pair of trainings' if of_a_pair else kind
+
+
+def _part(title: str, rows: list[Summary]) -> str:
+    header = [
+        'id',
+        'claim',
+        'published',
+        'margin',
+        'found [95 % interval]',
+        'interval over',
+        'seeds',
+        'data',
+        'outcome',
+    ]
+    cells = [_cells(row) for row in rows if row['outcome'] != NOT_RUN]
+    return joined(f'## {title}', markdown_table(header, cells)) if cells else ''
+
+
+def _cells(row: Summary) -> list[Any]:
+    outcome = f'[{verdict(row)}]({row["page"]}.md)' if row['page'] else verdict(row)
+    cells = [row[key] for key in ('id', 'claim', 'published', 'margin')]
+    return [*cells, shown(row['found']), over(row), row['seeds'], row['data'], outcome]
+
+
+def _not_run(rows: Iterable[Summary]) -> str:
+    """What is missing, by the stage that runs it."""
+    stages: dict[str, list[str]] = {}
+    for row in rows:
+        if row['outcome'] == NOT_RUN:
+            where = f'`{row["stage"]}` ({row["hours"]:g} h)' if row['stage'] else 'no stage'
+            stages.setdefault(where, []).append(row['id'])
+    listed = '; '.join(f'{", ".join(ids)} by {stage}' for stage, ids in stages.items())
+    return f'Not run: {listed}. {HOW}' if listed else ''
+
+
+def headlines(summary: Summary) -> str:
     """The papers' main sentences, one row each."""
     known = {row['id']: row for row in summary['claims']}
-    header = ['what is claimed', 'published', 'margin', 'val', *NAMES, 'seeds', 'smallest effect', 'outcome']
-    return table(header, [_headline(line, known) for line in HEADLINES])
+    rows = {line: _decides(line, known) for line in HEADLINES}
+    cells = [_headline(line, known) for line, row in rows.items() if row['outcome'] != NOT_RUN]
+    return joined(markdown_table(HEADER, cells) if cells else '', _not_run(rows.values()))
 
 
-def _headline(line: Headline, known: dict[str, dict[str, Any]]) -> list[Any]:
+def _decides(line: Headline, known: dict[str, Summary]) -> Summary:
+    """The claim that decides a sentence: on unseen images where that was run, else on val."""
+    rows = [known[name] for name in (line.unseen, line.val) if name]
+    return next((row for row in rows if row['outcome'] != NOT_RUN), rows[-1])
+
+
+def _headline(line: Headline, known: dict[str, Summary]) -> list[Any]:
     on_val = known[line.val] if line.val else None
     unseen = known[line.unseen] if line.unseen else None
-    decides = unseen if unseen and unseen['found'] else on_val or unseen
-    assert decides is not None  # every headline names a claim
-    sets = unseen['sets'] if unseen and unseen['found'] and unseen['sets'] else None
-    cells = [_text(sets[name]) for name in SETS] if sets else [NO_FIGURE, NO_FIGURE, _text(unseen and unseen['found'])]
+    decides = _decides(line, known)
+    sets = unseen['sets'] if unseen and unseen['found'] else None
+    cells = [shown(sets[name]) for name in SETS] if sets else [None, None, shown(unseen and unseen['found'])]
     found = decides['found']
-    where = '' if decides is unseen else ' on val'
+    where = '' if decides is unseen or found is None else ' on val'
     return [
         f'{line.says} ({", ".join(name for name in (line.val, line.unseen) if name)})',
         decides['published'],
         decides['margin'],
-        _text(on_val and on_val['found']),
+        shown(on_val and on_val['found']),
         *cells,
         decides['seeds'],
-        NO_FIGURE if found is None else f'{(found["high"] - found["low"]) / 2:.2f}',
-        f'{_outcome(decides)}{where if found else ""}',
+        over(decides),
+        (found['high'] - found['low']) / 2 if over(decides) else None,
+        f'{verdict(decides)}{where}',
     ]
 
 
-def _text(found: dict[str, Any] | None) -> str:
-    return NO_FIGURE if found is None else str(Interval.from_dict(found))
-
-
-def _kind(outcome: str) -> str:
-    return outcome.split(':')[0]
-
-
-def _part(title: str, rows: list[dict[str, Any]]) -> str:
-    header = ['id', 'claim', 'published', 'margin', 'found [95 % interval]', 'seeds', 'data', 'outcome']
-    return f'## {title}\n\n{table(header, [_cells(row) for row in rows])}'
-
-
-def _outcome(row: dict[str, Any]) -> str:
-    if row['outcome'] == NOT_RUN and row['stage']:
-        return f'{NOT_RUN} (`{row["stage"]}`, {row["hours"]:g} h)'
-    return f'**{row["outcome"]}**'
-
-
-def _cells(row: dict[str, Any]) -> list[Any]:
-    outcome = _outcome(row)
-    if row['outcome'] != NOT_RUN and row['page']:
-        outcome = f'[{outcome}]({row["page"]}.md)'
-    shown = [_text(row['found']), row['seeds'], row['data'], outcome]
-    return [row['id'], row['claim'], row['published'], row['margin'], *shown]
-
-
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def plot(summary: Summary, figure: Any) -> None:
     """Box AP on val against bit operations, every family of models."""
     axes = figure.subplots()
     for number, (name, points) in enumerate(summary['fronts'].items()):
-        if not points:
-            continue
         points = sorted(points, key=lambda point: point['bops'])
-        box = [point['box'] for point in points]
-        errors = [[b['estimate'] - b['low'] for b in box], [b['high'] - b['estimate'] for b in box]]
-        axes.errorbar([point['bops'] for point in points], [b['estimate'] for b in box], yerr=errors, ms=5, capsize=2,
-                      fmt=f'{"osv^Dx*"[number]}-', color=COLOURS[number], label=name)  # fmt: skip
+        style = {'fmt': f'{MARKERS[number]}-', 'color': COLOURS[number], 'capsize': 2, 'label': name}
+        if points:
+            upright(axes, [point['bops'] for point in points], [point['box'] for point in points], **style)
     axes.set(
-        title='box AP on val, 95 % interval over pictures',
+        title=TITLE,
         xlabel="bit operations of the backbone (paper's count) / W4A4, every window high",
         ylabel='box AP',
     )
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, loc='lower right')
+    legend(axes, loc='lower right')
 
 
-TOPICS = [Topic('overview', summarise, markdown, plot, size=(8.5, 5.5), excerpt=headlines)]
+TOPICS = [
+    Page(
+        'overview',
+        'Claims and outcomes',
+        parts=[Facts('claims', claims, claims_text), Facts('fronts', fronts, lambda found: '')],
+        plot=plot,
+        size=(8.5, 5.5),
+        excerpt=headlines,
+    )
+]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
+from mixaq_mmdet.reporting.figures import COLOURS
+
+from ..comparisons import Comparison, Reading
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..intervals import SAMPLES, Interval, exactly, ratio_of_sets, score
+from ..page import Listing, Page, Summary, shown
+from ..pictures import beside
+from ..reader import Reader
 from ..splits import KINDS
 from ..stage import Stage
-from ..statistics import SAMPLES, Interval, exactly, ratio_of_sets, score
 from .float_models import CLEAN, CONFIG, CORRUPTED, SEALED, SECOND, SHIPPED
 
 PAGE_SEVERITY = 3
@@ -57,24 +63,11 @@ STAGES = [
 ]
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """The page's numbers."""
-    accuracy = [_accuracy(reader, e) for e in (*CLEAN, *PAGE_CORRUPTED, *SEALED, *SECOND_ON)]
-    coverage: dict[str, Any] = {}
-    for experiment in (COVERAGE, SEALED_COVERAGE):
-        coverage.update((reader.result(experiment) or {'extras': {'splits': {}}})['extras']['splits'])
-    windows = (reader.result(WINDOWS) or {'extras': {}})['extras']
-    return {
-        'accuracy': accuracy,
-        'coverage': coverage,
-        'object_share': windows.get('object_share', []),
-        'channel_range_ratio': windows.get('channel_range_ratio', []),
-        'claims': _judged(reader, accuracy, coverage, windows),
-    }
+VAL, TEST, TEST_B = CLEAN[0], *SEALED
 
 
-def _accuracy(reader: Reader, experiment: Experiment) -> dict[str, Any]:
-    entry: dict[str, Any] = {
+def _accuracy(reader: Reader, experiment: Experiment) -> Summary:
+    entry: Summary = {
         'model': 'second' if experiment in SECOND_ON else 'shipped',
         'split': experiment.split,
         'style': 'B' if experiment.split == 'test_b' else 'A',
@@ -89,138 +82,143 @@ def _accuracy(reader: Reader, experiment: Experiment) -> dict[str, Any]:
     return {**entry, 'images': result['images'], **scores}
 
 
-def _judged(reader: Reader, accuracy: list[dict], coverage: dict, windows: dict) -> list[dict[str, Any]]:
-    claims = reader.claims()
-    found: dict[str, Interval | None] = dict.fromkeys(c for c in claims if c.startswith('P'))
-    for number, stage in enumerate(windows.get('object_share', []), 1):
-        found[f'P1-{number}'] = Interval.from_dict(stage['against_chance'])
-    if coverage:
-        every = [Interval.from_dict(entry['coverage']) for entry in coverage.values()]
-        mean = sum(interval.estimate for interval in every) / len(every)
-        found['P2'] = Interval(mean, min(i.low for i in every), max(i.high for i in every), 0.0, 0, 1)
-    on = {entry['split']: entry['bbox'] for entry in accuracy if entry['model'] == 'shipped' and entry['bbox']}
-    if 'val' in on:
-        found['P3'] = Interval.from_dict(on['val'])
-        found['P5'] = exactly(on['val']['standard_error'])
-    if {'test', 'test_b'} <= set(on):
-        found['P4'] = ratio_of_sets(reader.matches(SEALED[1]), reader.matches(SEALED[0]))
-        found['P6'] = exactly(on['test']['standard_error'])
-    if windows:
-        found['P7'] = exactly(max(entry['ratio'] for entry in windows['channel_range_ratio']))
-    return [claims[name].judge(interval) for name, interval in found.items()]
+def accuracy(reader: Reader) -> list[Summary]:
+    """AP and its noise of the float models."""
+    return [_accuracy(reader, experiment) for experiment in (*CLEAN, *PAGE_CORRUPTED, *SEALED, *SECOND_ON)]
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    accuracy = [
-        [e['model'], e['split'], e['style'], e['images'] or NOT_RUN, *_cells(e['bbox']), *_cells(e['segm'])]
-        for e in summary['accuracy']
-    ]
-    coverage = [
-        [
-            split,
-            found['images'],
-            found['objects_per_image'],
-            found['coverage']['estimate'],
-            ' / '.join(f'{value:g}' for value in found['coverage_quantiles_5_50_95']),
-            ' / '.join(f'{100 * value:.0f}' for value in found['small_medium_large']),
-        ]
-        for split, found in summary['coverage'].items()
-    ]
-    shares = [
-        [
-            number,
-            *(100 * stage[name]['estimate'] for name in ('L2', 'Std', 'random', 'best')),
-            _text(stage['against_chance']),
-        ]
-        for number, stage in enumerate(summary['object_share'], 1)
-    ]
-    ranges = [[stage, len(values), min(values), _median(values), max(values)] for stage, values in _by_stage(summary)]
-    sizes = 'small / medium / large %'
-    return f"""# Preconditions
+def coverage(reader: Reader) -> Summary:
+    """What objects cover, by split."""
+    found: Summary = {}
+    for experiment in (COVERAGE, SEALED_COVERAGE):
+        found.update((reader.result(experiment) or {'extras': {'splits': {}}})['extras']['splits'])
+    return found
 
+
+def windows(reader: Reader, key: str) -> list[Summary]:
+    """What was measured of the float model's windows."""
+    return (reader.result(WINDOWS) or {'extras': {}})['extras'].get(key, [])
+
+
+def share_of_stage(stage: int) -> Comparison:
+    """Object area in the top half of a stage's windows over that in a random half."""
+
+    def read(reader: Reader) -> Interval | None:
+        found = windows(reader, 'object_share')
+        return Interval.from_dict(found[stage - 1]['against_chance']) if found else None
+
+    return Reading(read)
+
+
+def mean_coverage(reader: Reader) -> Interval | None:
+    """Of every split; from the least end of an interval to the largest."""
+    every = [Interval.from_dict(entry['coverage']) for entry in coverage(reader).values()]
+    if not every:
+        return None
+    mean = sum(interval.estimate for interval in every) / len(every)
+    return Interval(mean, min(i.low for i in every), max(i.high for i in every), 0.0, 0, 1)
+
+
+def float_score(experiment: Experiment) -> Comparison:
+    """AP of the float model on a split."""
+    return Reading(lambda reader: (found := reader.matches(experiment)) and score(found))
+
+
+def noise_of(experiment: Experiment) -> Comparison:
+    """Its standard error over images."""
+    return Reading(lambda reader: (found := reader.matches(experiment)) and exactly(score(found).standard_error))
+
+
+def style_ratio(reader: Reader) -> Interval | None:
+    """AP on the other style over that on its own."""
+    own, other = (reader.matches(experiment) for experiment in (TEST, TEST_B))
+    return None if own is None or other is None else ratio_of_sets(other, own)
+
+
+def largest_range(reader: Reader) -> Interval | None:
+    """The largest over the median channel range, of the LayerNorm where it is largest."""
+    ratios = [entry['ratio'] for entry in windows(reader, 'channel_range_ratio')]
+    return exactly(max(ratios)) if ratios else None
+
+
+CLAIMS: dict[str, Comparison] = {
+    **{f'P1-{stage}': share_of_stage(stage) for stage in range(1, 5)},
+    'P2': Reading(mean_coverage),
+    'P3': float_score(VAL),
+    'P4': Reading(style_ratio),
+    'P5': noise_of(VAL),
+    'P6': noise_of(TEST),
+    'P7': Reading(largest_range),
+}
+TEXT = """\
 What has to be true of the data and of the float model before claims about windows can be tested on them; how a claim
-is decided stands in [protocol.md](protocol.md).
-
-{claims_table(summary['claims'])}
-
+is decided stands in [protocol.md](protocol.md)."""
+ACCURACY = f"""\
 ## Accuracy of the float models, and its noise
 
 AP in points with its standard error and 95 % interval over images ({SAMPLES} bootstrap resamples). The test splits are
-refused without `--open-test`.
-
-{table(['model', 'split', 'style', 'images', 'box AP', 's.e.', '95 %', 'mask AP', 's.e.', '95 %'], accuracy)}
-
+refused without `--open-test`."""
+COVERED = """\
 ## Object coverage
 
-Per cent of a picture under at least one object; sizes by COCO's limits of 32 and 96 pixels squared.
-
-{table(['split', 'images', 'objects per image', 'mean %', '5 / 50 / 95 % quantile', sizes], coverage)}
-
+Per cent of an image under at least one object; sizes by COCO's limits of 32 and 96 pixels squared."""
+SHARES = """\
 ## Object area by window rank
 
 Per cent of all object area of val in the top half of a stage's windows, ranked by L2, by Std, at random, and the most
-that any half could hold; last, L2's share over what a random half holds on average. Below 1, L2 prefers background.
-
-{table(['stage', 'L2', 'Std', 'random', 'best possible', 'L2 against chance'], shares)}
-
+that any half could hold; last, L2's share over what a random half holds on average. Below 1, L2 prefers background."""
+SIZES = 'small / medium / large %'
+RANGES = """\
 ## Channel ranges of LayerNorm outputs
 
-Largest range over the median range of the channels, for the LayerNorms that feed qkv, fc1 and patch merging.
-
-{table(['stage', 'LayerNorms', 'least', 'median', 'most'], ranges)}
-"""
+Largest range over the median range of the channels, for the LayerNorms that feed qkv, fc1 and patch merging."""
 
 
-def _cells(found: dict[str, Any] | None) -> list[Any]:
-    if found is None:
-        return [NOT_RUN, None, None]
-    return [found['estimate'], found['standard_error'], f'{found["low"]:.2f} .. {found["high"]:.2f}']
+def _accuracy_cells(entry: Summary) -> list[Any]:
+    cells = [entry[key] for key in ('model', 'split', 'style', 'images')]
+    for found in (entry['bbox'], entry['segm']):
+        cells += [found['estimate'], found['standard_error'], f'{found["low"]:.2f} .. {found["high"]:.2f}']
+    return cells
 
 
-def _text(found: dict[str, Any]) -> str:
-    return f'{found["estimate"]:.2f} [{found["low"]:.2f}, {found["high"]:.2f}]'
+def _coverage_cells(split: str, entry: Summary) -> list[Any]:
+    quantiles = ' / '.join(f'{value:g}' for value in entry['coverage_quantiles_5_50_95'])
+    sizes = ' / '.join(f'{100 * value:.0f}' for value in entry['small_medium_large'])
+    return [split, entry['images'], entry['objects_per_image'], entry['coverage']['estimate'], quantiles, sizes]
 
 
-def _by_stage(summary: dict[str, Any]) -> list[tuple[int, list[float]]]:
-    entries = summary['channel_range_ratio']
+def _share_cells(number: int, stage: Summary) -> list[Any]:
+    shares = [100 * stage[name]['estimate'] for name in ('L2', 'Std', 'random', 'best')]
+    return [number, *shares, shown(stage['against_chance'])]
+
+
+def _by_stage(entries: list[Summary]) -> list[tuple[int, list[float]]]:
     return [(n, [e['ratio'] for e in entries if e['stage'] == n]) for n in sorted({e['stage'] for e in entries})]
 
 
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def plot(summary: Summary, figure: Any) -> None:
     """AP by split, object share by stage, channel ranges by stage."""
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.4, 1.2, 1))
     _plot_accuracy(summary, left)
     _plot_shares(summary, middle)
-    for stage, values in _by_stage(summary):
+    for stage, values in _by_stage(summary['channel_range_ratio']):
         right.scatter([stage] * len(values), values, color=COLOURS[0], s=22, alpha=0.7, linewidths=0)
     right.set(title='LayerNorm outputs', xlabel='stage', ylabel='largest / median channel range', ylim=(0, None))
-    right.set_xticks([stage for stage, _ in _by_stage(summary)])
+    right.set_xticks([stage for stage, _ in _by_stage(summary['channel_range_ratio'])])
 
 
-def _plot_accuracy(summary: dict[str, Any], axes: Any) -> None:
+def _plot_accuracy(summary: Summary, axes: Any) -> None:
     rows = [entry for entry in summary['accuracy'] if entry['bbox']]
     for kind, colour, shift, label in (('bbox', COLOURS[0], -0.12, 'box'), ('segm', COLOURS[1], 0.12, 'mask')):
-        found = [entry[kind] for entry in rows]
-        middles = [entry['estimate'] for entry in found]
-        errors = [
-            [entry['estimate'] - entry['low'] for entry in found],
-            [entry['high'] - entry['estimate'] for entry in found],
-        ]
         heights = [number + shift for number in range(len(rows))]
-        axes.errorbar(middles, heights, xerr=errors, fmt='o', color=colour, ms=4, capsize=2, label=label)
+        beside(axes, heights, [entry[kind] for entry in rows], color=colour, ms=4, capsize=2, label=label)
     names = [e['split'].removeprefix('ood/') + (' (second model)' if e['model'] == 'second' else '') for e in rows]
     axes.set(title='float AP, 95 % interval over images', xlabel='AP', yticks=range(len(rows)), yticklabels=names)
     axes.invert_yaxis()
     _legend_below(axes)
 
 
-def _plot_shares(summary: dict[str, Any], axes: Any) -> None:
+def _plot_shares(summary: Summary, axes: Any) -> None:
     bars = (
         ('random', 'random', COLOURS[5]),
         ('L2', 'by L2', COLOURS[0]),
@@ -249,4 +247,46 @@ def _legend_below(axes: Any) -> None:
     axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=8, frameon=False)
 
 
-TOPICS = [Topic('preconditions', summarise, markdown, plot, size=(13, 4.4))]
+TOPICS = [
+    Page(
+        'preconditions',
+        'Preconditions',
+        TEXT,
+        CLAIMS,
+        [
+            Listing(
+                'accuracy',
+                accuracy,
+                ['model', 'split', 'style', 'images', 'box AP', 's.e.', '95 %', 'mask AP', 's.e.', '95 %'],
+                lambda found: [_accuracy_cells(entry) for entry in found if entry['bbox']],
+                text=ACCURACY,
+                missing=lambda found: [f'{e["model"]}, {e["split"]}' for e in found if not e['bbox']],
+            ),
+            Listing(
+                'coverage',
+                coverage,
+                ['split', 'images', 'objects per image', 'mean %', '5 / 50 / 95 % quantile', SIZES],
+                lambda found: [_coverage_cells(split, entry) for split, entry in found.items()],
+                text=COVERED,
+                missing=lambda found: [] if found else [COVERAGE.name],
+            ),
+            Listing(
+                'object_share',
+                lambda reader: windows(reader, 'object_share'),
+                ['stage', 'L2', 'Std', 'random', 'best possible', 'L2 against chance'],
+                lambda found: [_share_cells(number, stage) for number, stage in enumerate(found, 1)],
+                text=SHARES,
+                missing=lambda found: [] if found else [WINDOWS.name],
+            ),
+            Listing(
+                'channel_range_ratio',
+                lambda reader: windows(reader, 'channel_range_ratio'),
+                ['stage', 'LayerNorms', 'least', 'median', 'most'],
+                lambda found: [[n, len(v), min(v), median(v), max(v)] for n, v in _by_stage(found)],
+                text=RANGES,
+            ),
+        ],
+        plot,
+        size=(13, 4.4),
+    )
+]

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from mixaq_mmdet.reporting.figures import COLOURS
+
+from ..comparisons import Comparison, Reading, differences
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..intervals import Interval, score
+from ..page import Listing, Page, Summary, shown
+from ..pictures import TITLE, beside
+from ..reader import Reader
 from ..stage import Stage
-from ..statistics import Interval, score
 from .float_models import FLOAT, FLOAT_PLAIN, PLAIN
 from .preconditions import WINDOWS
 from .ptq import HARD, HARD_RANDOM, HARD_REVERSED, MIXED, RANDOM, REVERSED
@@ -35,12 +40,13 @@ ROWS = {
     },
 }
 # claim: (treatment, control)
-DIFFERENCES = {
+PAIRS = {
     'W1': (FLOAT, FLOAT_PLAIN),
     'W2': (_on_plain(HARD), _on_plain(HARD_REVERSED)),
     'W3': (_on_plain(HARD), _on_plain(HARD_RANDOM)),
 }
-SHARES = [f'W4-{stage}' for stage in range(1, 5)]
+MODELS = ('shipped (aligned)', 'not aligned')
+STAGES_OF_SWIN = range(1, 5)
 
 STAGES = [
     Stage(
@@ -48,82 +54,80 @@ STAGES = [
         'the float model before window alignment, and what ranking is worth on it',
         [WINDOWS_PLAIN, *(experiment for pair in ROWS.values() for experiment in pair)],
         hours=0.3,
-        claims=[*DIFFERENCES, *SHARES],
+        claims=[*PAIRS, *(f'W4-{stage}' for stage in STAGES_OF_SWIN)],
         topics=['premise'],
         rank=11,
     )
 ]
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """The page's numbers."""
-    claims = reader.claims()
-    judged = reader.judge_pairs(DIFFERENCES)
-    shares = [_shares(reader, experiment) for experiment in (WINDOWS, WINDOWS_PLAIN)]
-    for name, found in zip(SHARES, shares[1] or [None] * len(SHARES), strict=True):
-        judged.append(claims[name].judge(found and Interval.from_dict(found)))
-    rows = []
-    for name, pair in ROWS.items():
-        matches = [reader.matches(experiment) for experiment in pair]
-        rows.append({'name': name, 'box': [found and score(found).as_dict() for found in matches]})
-    return {'rows': rows, 'shares': shares, 'claims': judged}
-
-
-def _shares(reader: Reader, experiment: Experiment) -> list[dict[str, Any]] | None:
-    result = reader.result(experiment)
-    return result and [stage['against_chance'] for stage in result['extras']['object_share']]
-
-
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    rows = [[row['name'], *(_text(found, 2) for found in row['box'])] for row in summary['rows']]
-    shares = [
-        [stage + 1, *(_text(found and found[stage], 2) for found in summary['shares'])] for stage in range(len(SHARES))
-    ]
-    return f"""# With and without the premise
-
+TEXT = """\
 MixA-Q presumes that windows with large activations hold the objects. In the small detector as its stock losses trained
 it, two stages do the opposite ([preconditions](preconditions.md) has the shipped model). So it was trained on for an
 epoch with an auxiliary loss that ranks windows by the object area in them (`WindowAlignedMaskRCNN`, ours); the result
 is the float model that every other page starts from. The claims about rankings were first made, and contradicted, on
-the model before: they stand here, so that nobody takes the premise for a property of any Swin.
-
-{claims_table(summary['claims'])}
-
-## Object area in the top half of windows by L2, over a random half
-
-{table(['stage', 'shipped (aligned)', 'not aligned'], shares)}
-
-## Box AP on val
-
-95 % intervals over pictures; RepQ, backbone scope, *simulated*.
-
-{table(['model', 'shipped (aligned)', 'not aligned'], rows)}
-"""
+the model before: they stand here, so that nobody takes the premise for a property of any Swin."""
 
 
-def _text(found: dict[str, Any] | None, digits: int) -> str:
-    if found is None:
-        return NOT_RUN
-    return f'{found["estimate"]:.{digits}f} [{found["low"]:.{digits}f}, {found["high"]:.{digits}f}]'
+def shares(reader: Reader) -> list[list[Summary] | None]:
+    """By model and stage: object area in the top half of windows over that in a random half."""
+    found = [reader.result(experiment) for experiment in (WINDOWS, WINDOWS_PLAIN)]
+    return [one and [stage['against_chance'] for stage in one['extras']['object_share']] for one in found]
 
 
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def share_not_aligned(stage: int) -> Comparison:
+    """That of one stage of the model before alignment."""
+
+    def read(reader: Reader) -> Interval | None:
+        found = shares(reader)[1]
+        return found and Interval.from_dict(found[stage - 1])
+
+    return Reading(read)
+
+
+def rows(reader: Reader) -> list[Summary]:
+    """Box AP on both models."""
+    matches = {name: [reader.matches(experiment) for experiment in pair] for name, pair in ROWS.items()}
+    return [{'name': name, 'box': [one and score(one).as_dict() for one in pair]} for name, pair in matches.items()]
+
+
+def plot(summary: Summary, figure: Any) -> None:
     """AP of both models, row by row."""
     axes = figure.subplots()
-    for index, (label, shift) in enumerate((('shipped (aligned)', -0.12), ('not aligned', 0.12))):
+    for index, (label, shift) in enumerate(zip(MODELS, (-0.12, 0.12), strict=True)):
         found = [(number, row['box'][index]) for number, row in enumerate(summary['rows']) if row['box'][index]]
-        middles = [box['estimate'] for _, box in found]
-        lower = [box['estimate'] - box['low'] for _, box in found]
-        upper = [box['high'] - box['estimate'] for _, box in found]
         heights = [number + shift for number, _ in found]
-        axes.errorbar(
-            middles, heights, xerr=[lower, upper], fmt='o', ms=5, capsize=3, color=COLOURS[index], label=label
-        )
+        beside(axes, heights, [box for _, box in found], color=COLOURS[index], label=label)
     axes.set_yticks(range(len(summary['rows'])), [row['name'] for row in summary['rows']])
     axes.invert_yaxis()
-    axes.set(title='box AP on val, 95 % interval over pictures', xlabel='box AP')
+    axes.set(title=TITLE, xlabel='box AP')
     axes.legend(loc='upper left')
 
 
-TOPICS = [Topic('premise', summarise, markdown, plot, size=(8.5, 4))]
+TOPICS = [
+    Page(
+        'premise',
+        'With and without the premise',
+        TEXT,
+        {**differences(PAIRS), **{f'W4-{stage}': share_not_aligned(stage) for stage in STAGES_OF_SWIN}},
+        [
+            Listing(
+                'shares',
+                shares,
+                ['stage', *MODELS],
+                lambda found: [[s, *(shown(one and one[s - 1]) for one in found)] for s in STAGES_OF_SWIN],
+                text='## Object area in the top half of windows by L2, over a random half',
+            ),
+            Listing(
+                'rows',
+                rows,
+                ['model', *MODELS],
+                lambda found: [[row['name'], *(shown(box) for box in row['box'])] for row in found if any(row['box'])],
+                text='## Box AP on val\n\n95 % intervals over images; RepQ, backbone scope, *simulated*.',
+                missing=lambda found: [row['name'] for row in found if not any(row['box'])],
+            ),
+        ],
+        plot,
+        size=(8.5, 4),
+    )
+]

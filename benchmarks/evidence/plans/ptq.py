@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from mixaq_mmdet.reporting.figures import COLOURS
+
+from ..comparisons import differences
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, interval_cells, table
+from ..intervals import difference
+from ..page import BITS, BOPS, BOX, MASK, Column, Models, Page, Summary, interval_cells
+from ..pictures import models_beside
+from ..reader import Reader
 from ..stage import Stage
-from ..statistics import difference
 from .float_models import FLOAT, SHIPPED
 
 RECIPE = 'configs/mini/mask-rcnn_swin-mini_{}.py'
@@ -59,7 +64,7 @@ HARD_STD = of(HARD, 'half low, ranking by Std', **{**HARD.overrides, 'model.back
 ROWS += [HARD, HARD_REVERSED, HARD_RANDOM, HARD_STD]
 
 # claim: (treatment, control)
-DIFFERENCES = {
+PAIRS = {
     'T1': (MIXED, W4A8),
     'T2': (MILD, W4A8),
     'T3': (MIXED, W4A6),
@@ -80,80 +85,60 @@ STAGES = [
         'training-free quantization and MixA-Q at equal cost, on val',
         ROWS,
         hours=0.7,
-        claims=list(DIFFERENCES),
+        claims=list(PAIRS),
         topics=['ptq'],
         rank=10,
     )
 ]
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """The page's numbers."""
-    return {'rows': [_row(reader, experiment) for experiment in ROWS], 'claims': reader.judge_pairs(DIFFERENCES)}
+def loss(reader: Reader, experiment: Experiment) -> Summary:
+    """What a model has lost of the float model's AP."""
+    matches, float_matches = reader.matches(experiment), reader.matches(FLOAT)
+    if experiment is FLOAT or matches is None or float_matches is None:
+        return {}
+    return {'loss': difference(matches, float_matches).as_dict()}
 
 
-def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
-    row, matches, float_matches = reader.row(experiment), reader.matches(experiment), reader.matches(FLOAT)
-    if matches is not None and float_matches is not None and experiment is not FLOAT:
-        row['result']['loss'] = difference(matches, float_matches).as_dict()
-    return row
-
-
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    rows = [_cells(row['name'], row['result']) for row in summary['rows']]
-    header = ['model', 'box AP', '95 %', 'against float', '95 %', 'mask AP', 'mean act. bits', 'BOPs']
-    return f"""# Training-free quantization
-
-Mini Mask R-CNN on val (500 pictures), calibrated on 32 pictures of `calib`, one seed. Intervals are over pictures.
+AGAINST_FLOAT = Column(('against float', '95 %'), lambda row: interval_cells(row['result'].get('loss')))
+TEXT = """\
+Mini Mask R-CNN on val (500 images), calibrated on 32 images of `calib`, one seed. Intervals are over images.
 The row that ranks by Std is exploratory: no claim was made of it beforehand.
 *BOPs*: relative bit operations of the backbone by the paper's count (MACs x 32 x activation bits) against the same bits
-with every window high, at realised ratios; a count, not a speed. All of this is *simulated* (fake quantization).
-
-{claims_table(summary['claims'])}
-
-{table(header, rows)}
-"""
+with every window high, at realised ratios; a count, not a speed. All of this is *simulated* (fake quantization)."""
 
 
-def _cells(name: str, result: dict[str, Any] | None) -> list[Any]:
-    if result is None:
-        return [name, NOT_RUN, *[None] * 6]
-    cost = result['cost']
-    return [
-        name,
-        *interval_cells(result['box']),
-        *interval_cells(result.get('loss')),
-        result['mask'],
-        None if cost is None else cost['mean_activation_bits']['executed'],
-        None if cost is None else cost['relative']['paper']['executed'],
-    ]
-
-
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def plot(summary: Summary, figure: Any) -> None:
     """AP of every row, by falling mean activation bits."""
     axes = figure.subplots()
     shown = [row for row in summary['rows'] if row['result'] and row['result']['cost']]
     shown.sort(key=_activation_bits, reverse=True)
-    for number, row in enumerate(shown):
-        box = row['result']['box']
-        mixed = row['result']['cost']['relative']['paper']['executed'] < 0.99
-        colour = COLOURS[2] if 'pruning' in row['name'] else COLOURS[1] if mixed else COLOURS[0]
-        errors = [[box['estimate'] - box['low']], [box['high'] - box['estimate']]]
-        axes.errorbar([box['estimate']], [number], xerr=errors, fmt='o', color=colour, ms=5, capsize=3)
-    axes.set_yticks(range(len(shown)), [f'{row["name"]} ({_activation_bits(row):.1f})' for row in shown])
-    axes.invert_yaxis()
+    models_beside(axes, shown, _colour, lambda row: f'{row["name"]} ({_activation_bits(row):.1f})')
     found = summary['rows'][0]['result']
     if found:
-        axes.axvline(found['box']['estimate'], color='black', linewidth=0.8, linestyle='--')
-        axes.annotate(
-            'float', (found['box']['estimate'], 1), xycoords=('data', 'axes fraction'), ha='center', va='bottom'
-        )
-    axes.set(xlabel='box AP on val, 95 % interval over pictures', ylabel='model (mean activation bits)')
+        axes.axvline(found['box']['estimate'], color='black', linewidth=0.8, linestyle='--', label='float')
+        axes.legend(loc='upper left')
+    axes.set(ylabel='model (mean activation bits)')
 
 
-def _activation_bits(row: dict[str, Any]) -> float:
+def _activation_bits(row: Summary) -> float:
     return row['result']['cost']['mean_activation_bits']['executed']
 
 
-TOPICS = [Topic('ptq', summarise, markdown, plot, size=(8.5, 5))]
+def _colour(row: Summary) -> str:
+    if 'pruning' in row['name']:
+        return COLOURS[2]
+    return COLOURS[1] if row['result']['cost']['relative']['paper']['executed'] < 0.99 else COLOURS[0]
+
+
+TOPICS = [
+    Page(
+        'ptq',
+        'Training-free quantization',
+        TEXT,
+        differences(PAIRS),
+        [Models(ROWS, (BOX, AGAINST_FLOAT, MASK, BITS, BOPS), more=loss)],
+        plot,
+        size=(8.5, 5),
+    )
+]

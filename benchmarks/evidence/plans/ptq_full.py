@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..experiment import Experiment
-from ..render import Reader, Topic, interval_cells, table
+from ..intervals import difference
+from ..page import BOX, Models, Page, Summary
+from ..reader import Reader
 from ..stage import Stage
-from ..statistics import difference, score
 from .float_models import FLOAT, SECOND, SHIPPED
-from .ptq import COST, MIXED, QUANT, RATIOS, RECIPE, W4A4, W4A8, of
+from .ptq import AGAINST_FLOAT, COST, MIXED, QUANT, RATIOS, RECIPE, W4A4, W4A8, of
 
 METHODS = ('MinMax', 'Percentile', 'MSE')
 BITS = ('w8a8', 'w4a8', 'w4a4')
@@ -45,31 +46,22 @@ STAGES = [
 ]
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """AP of every row, and its difference from the float model where both saw the same pictures."""
-    rows = []
-    for experiment in [row for stage in STAGES for row in stage.experiments]:
-        matches = reader.matches(experiment)
-        row: dict[str, Any] = {'name': experiment.name, 'box': None, 'loss': None}
-        if matches is not None:
-            row['box'] = score(matches).as_dict()
-            reference = SECOND if experiment in SECOND_MODEL else FLOAT
-            paired = reader.matches(reference)
-            row['loss'] = None if paired is None else difference(matches, paired).as_dict()
-        rows.append(row)
-    return {'rows': rows}
+def loss(reader: Reader, experiment: Experiment) -> Summary:
+    """What a model has lost of its own float model's AP."""
+    matches = reader.matches(experiment)
+    reference = reader.matches(SECOND if experiment in SECOND_MODEL else FLOAT)
+    if matches is None or reference is None:
+        return {}
+    return {'loss': difference(matches, reference).as_dict()}
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    cells = [[row['name'], *interval_cells(row['box']), *interval_cells(row['loss'])] for row in summary['rows']]
-    header = ['model', 'box AP', '95 %', 'against float', '95 %']
-    return f"""# Training-free quantization: seeds, methods, ratios
-
-As [the core rows](ptq.md), one row per calibration; exploratory, without a claim of its own.
-
-{table(header, cells)}
-"""
-
-
-TOPICS = [Topic('ptq_full', summarise, markdown)]
+TEXT = 'As [the core rows](ptq.md), one row per calibration; exploratory, without a claim of its own.'
+EVERY = [experiment for stage in STAGES for experiment in stage.experiments]
+TOPICS = [
+    Page(
+        'ptq_full',
+        'Training-free quantization: seeds, methods, ratios',
+        TEXT,
+        parts=[Models(EVERY, (BOX, AGAINST_FLOAT), more=loss)],
+    )
+]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from mixaq_mmdet.reporting.figures import COLOURS
+
+from ..comparisons import IMAGES, PAIR, Comparison, Reading, is_pair_of_trainings
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..intervals import Interval, bootstrap, exactly
+from ..page import Listing, Page, Summary, interval_cells
+from ..pictures import MARKERS, legend, upright
+from ..reader import Reader
 from ..splits import KINDS
 from ..stage import Stage
-from ..statistics import Interval, bootstrap, exactly
-from .qat import ADAPTED, PRUNED, QAT, SAQA
+from .qat import ADAPTED, CONTROL, PRUNED, QAT, SAQA
 
 RATIO = 0.4
 CORE_SEVERITY = 3
 SEVERITIES = (1, 3, 5)
 PLACES = ('all', 'foreground', 'background')
+HALF_NAMES = ('important half', 'other half')
 
 
 def ranked(experiment: Experiment, name: str, **importance: Any) -> Experiment:
@@ -70,6 +77,10 @@ NOISE = {
     'before SAQA': measured('window SQNR before SAQA', QAT, 'sqnr', 'val', images=100),
     'after SAQA': measured('window SQNR after SAQA', SAQA, 'sqnr', 'val', images=100),
 }
+HALVES = {
+    name: replace(measured(f'window SQNR by importance, {name}', model, 'sqnr', 'val', images=100), revision=2)
+    for name, model in {'before SAQA': QAT, 'trained for as long': CONTROL, 'after SAQA': SAQA}.items()
+}
 # claim: arms that lose more, arms that lose less
 LOSSES = {
     'R1': ('SparseViT', 'SAQA, low windows'),
@@ -87,6 +98,16 @@ STAGES = [
         rank=40,
     ),
     Stage(
+        'robustness-noise',
+        'window noise by importance, before SAQA, after it and after as much uniform training',
+        list(HALVES.values()),
+        hours=0.2,
+        tier='full',
+        claims=['R5', 'R6'],
+        topics=['robustness'],
+        rank=56,
+    ),
+    Stage(
         'robustness-all',
         'the other severities, and a random ranking',
         [
@@ -102,20 +123,20 @@ STAGES = [
 ]
 
 
-def matches_of(reader: Reader, arm: Experiment, severity: int) -> dict[str, Any] | None:
+def matches_of(reader: Reader, arm: Experiment, severity: int) -> Summary | None:
     """Matches on val ('clean') and on each corrupted set; None unless all were run."""
     found = {'clean': reader.matches(arm)}
     found |= {f'twin{number}': reader.matches(arm.on(split)) for number, split in enumerate(twins(severity))}
     return None if any(matches is None for matches in found.values()) else found
 
 
-def relative_loss(ap: dict[str, Any]) -> Any:
+def relative_loss(ap: Summary) -> Any:
     """Mean over corrupted sets of the share of the clean AP that is lost, in percent."""
     lost = [100 * (1 - value / ap['clean']) for name, value in ap.items() if name != 'clean']
     return sum(lost) / len(lost)
 
 
-def loss_difference(more: dict[str, Any], less: dict[str, Any]) -> Interval:
+def loss_difference(more: Summary, less: Summary) -> Interval:
     """Relative loss of one arm minus that of another, paired by picture."""
     arms = {f'more_{name}': part for name, part in more.items()} | {f'less_{name}': p for name, p in less.items()}
 
@@ -126,89 +147,173 @@ def loss_difference(more: dict[str, Any], less: dict[str, Any]) -> Interval:
     return bootstrap([arms], statistic)
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """The page's numbers."""
-    rows, core = [], {}
+def loses_more(more: str, less: str) -> Comparison:
+    """Whether one arm loses more on the twins than another."""
+
+    def read(reader: Reader) -> Interval | None:
+        found = [matches_of(reader, ARMS[name], CORE_SEVERITY) for name in (more, less)]
+        return None if None in found else loss_difference(*found)
+
+    return Reading(read, PAIR if is_pair_of_trainings(ARMS[more], ARMS[less]) else IMAGES)
+
+
+def last_stage(reader: Reader, experiment: Experiment) -> Summary | None:
+    """SQNR of the last stage by place."""
+    result = reader.result(experiment)
+    return result and result['extras']['stages'][-1]
+
+
+def gain(reader: Reader, model: Experiment, before: Experiment, place: str) -> float | None:
+    """What the SQNR of the last stage gains from one model to another."""
+    found = [last_stage(reader, experiment) for experiment in (model, before)]
+    return None if None in found else found[0][place] - found[1][place]
+
+
+def counted(value: float | None) -> Interval | None:
+    """A number without an interval."""
+    return None if value is None else exactly(value)
+
+
+def gain_of_the_important(reader: Reader) -> Interval | None:
+    """What SAQA's gain over as much training is more in the important half than in the other."""
+    arms = HALVES['after SAQA'], HALVES['trained for as long']
+    found = [gain(reader, *arms, place) for place in HALF_NAMES]
+    return None if None in found else exactly(found[0] - found[1])
+
+
+CLAIMS: dict[str, Comparison] = {
+    **{claim: loses_more(*arms) for claim, arms in LOSSES.items()},
+    'R4': Reading(lambda reader: counted(gain(reader, NOISE['after SAQA'], NOISE['before SAQA'], 'all'))),
+    'R5': Reading(
+        lambda reader: counted(gain(reader, HALVES['after SAQA'], HALVES['trained for as long'], 'all')),
+    ),
+    'R6': Reading(gain_of_the_important),
+}
+TEXT = """\
+Relative loss: the share of the AP on val that is lost on its corrupted twins, in percent, mean over fog, noise, blur
+and contrast. SAQA runs 40 % of the windows low; SparseViT prunes at the same realised cost. Intervals are over images;
+SAQA and SparseViT are one training each."""
+NOISE_TEXT = """\
+## Noise of windows
+
+SQNR in dB at the end of each stage, every window high, mean over windows; foreground and background are weighted by the
+share of a window that objects cover. The reference is the same model without rounding."""
+PAIRS_TEXT = """\
+## Sensitivity of pairs
+
+Squared error of features (% of signal), one pair alone, on the search split."""
+AGAINST_THE_PREDICTION = """\
+In the last stage SAQA gains {foreground:+.2f} dB in the foreground and {background:+.2f} in the background. The
+mechanism predicts a larger gain where windows are important. R4 compares with the model before SAQA, so what longer
+training gains is in it; R5 and R6 compare with as much uniform training, and split the windows by importance."""
+
+
+def losses(reader: Reader) -> list[Summary]:
+    """Every arm at every severity."""
+    rows = []
     for severity in SEVERITIES:
         for name, arm in {**ARMS, **RANDOM}.items():
             found = matches_of(reader, arm, severity)
             loss = bootstrap([found], lambda **ap: relative_loss(ap)).as_dict() if found else None
             rows.append({'arm': name, 'severity': severity, 'loss': loss})
-            if severity == CORE_SEVERITY:
-                core[name] = found
-    claims = reader.claims()
-    judged = []
-    for claim, (more, less) in LOSSES.items():
-        interval = loss_difference(core[more], core[less]) if core[more] and core[less] else None
-        judged.append(claims[claim].judge(interval))
-    noise = {name: (reader.result(e) or {'extras': {}})['extras'].get('stages') for name, e in NOISE.items()}
-    before, after = noise.values()
-    gain = exactly(after[-1]['all'] - before[-1]['all']) if before and after else None
-    judged.append(claims['R4'].judge(gain))
-    sensitivity = (reader.result(SENSITIVITY) or {'extras': None})['extras']
-    return {'losses': rows, 'noise': noise, 'sensitivity': sensitivity, 'claims': judged}
+    return rows
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    losses = [
-        [row['arm'], row['severity'], row['loss']['estimate'], f'{row["loss"]["low"]:.1f} .. {row["loss"]["high"]:.1f}']
-        if row['loss']
-        else [row['arm'], row['severity'], NOT_RUN, None]
-        for row in summary['losses']
+def stages_of(arms: dict[str, Experiment]) -> Callable[[Reader], Summary]:
+    """SQNR by model, stage and place."""
+
+    def read(reader: Reader) -> Summary:
+        found = {name: reader.result(experiment) for name, experiment in arms.items()}
+        return {name: result and result['extras']['stages'] for name, result in found.items()}
+
+    return read
+
+
+def by_stage(*places: str) -> Callable[[Summary], list[list[Any]]]:
+    """Cells of those models that were measured."""
+    return lambda found: [
+        [name, number, *(stage[place] for place in places)]
+        for name, stages in found.items()
+        for number, stage in enumerate(stages or [], 1)
     ]
-    noise = [
-        [name, index + 1, *(stage[place] for place in PLACES)]
-        for name, stages in summary['noise'].items()
-        for index, stage in enumerate(stages or [])
-    ]
-    study = summary['sensitivity'] or {'unit': NOT_RUN, 'ratios': [], 'arms': {}}
-    pairs = [[arm, n + 1, *row] for arm, rows in study['arms'].items() for n, row in enumerate(rows)]
-    return f"""# Robustness
-
-Relative loss: the share of the AP on val that is lost on its corrupted twins, in percent, mean over fog, noise, blur
-and contrast. SAQA runs 40 % of the windows low; SparseViT prunes at the same realised cost. Intervals are over
-pictures.
-
-{claims_table(summary['claims'])}
-
-{table(['arm', 'severity', 'relative loss (%)', '95 %'], losses)}
-
-## Noise of windows
-
-SQNR in dB at the end of each stage, every window high, mean over windows; foreground and background are weighted by the
-share of a window that objects cover. The reference is the same model without rounding.
-
-{table(['model', 'stage', *PLACES], noise)}
-
-## Sensitivity of pairs
-
-{study['unit']}, one pair alone, on the search split.
-
-{table(['windows run', 'pair', *(f'ratio {ratio:g}' for ratio in study['ratios'])], pairs)}
-"""
 
 
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def where_it_gains(found: Summary) -> str:
+    """What the last stage gains, and what the mechanism predicts."""
+    before, after = (found[name] for name in NOISE)
+    if not (before and after):
+        return ''
+    return AGAINST_THE_PREDICTION.format(**{place: after[-1][place] - before[-1][place] for place in PLACES})
+
+
+def sensitivity(reader: Reader) -> Summary | None:
+    """The study of one pair alone."""
+    result = reader.result(SENSITIVITY)
+    return result and result['extras']
+
+
+def pairs(study: Summary | None) -> list[list[Any]]:
+    """Cells of the study."""
+    arms = study['arms'] if study else {}
+    return [[arm, number, *row] for arm, rows in arms.items() for number, row in enumerate(rows, 1)]
+
+
+def plot(summary: Summary, figure: Any) -> None:
     """Relative loss of every arm, at the severities that were run."""
     axes = figure.subplots()
     names = list(dict.fromkeys(row['arm'] for row in summary['losses']))
     for number, name in enumerate(names):
         shown = [row for row in summary['losses'] if row['arm'] == name and row['loss']]
-        estimates = [row['loss']['estimate'] for row in shown]
-        errors = [
-            [row['loss']['estimate'] - row['loss']['low'] for row in shown],
-            [row['loss']['high'] - row['loss']['estimate'] for row in shown],
-        ]
         at = [row['severity'] + 0.12 * (number - len(names) / 2) for row in shown]
+        style = {'fmt': MARKERS[number], 'color': COLOURS[number], 'label': name}
         if shown:
-            axes.errorbar(at, estimates, yerr=errors, fmt='osv^Dx'[number % 6], color=COLOURS[number % len(COLOURS)],
-                          capsize=3, label=name)  # fmt: skip
+            upright(axes, at, [row['loss'] for row in shown], **style)
     axes.set(
         title='loss on corrupted twins', xlabel='severity', ylabel='relative loss of box AP (%)', xticks=SEVERITIES
     )
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+    legend(axes)
 
 
-TOPICS = [Topic('robustness', summarise, markdown, plot, size=(7.5, 4.5))]
+TOPICS = [
+    Page(
+        'robustness',
+        'Robustness',
+        TEXT,
+        CLAIMS,
+        [
+            Listing(
+                'losses',
+                losses,
+                ['arm', 'severity', 'relative loss (%)', '95 %'],
+                lambda found: [[r['arm'], r['severity'], *interval_cells(r['loss'])] for r in found if r['loss']],
+                missing=lambda found: [f'{r["arm"]}, severity {r["severity"]}' for r in found if not r['loss']],
+            ),
+            Listing(
+                'noise',
+                stages_of(NOISE),
+                ['model', 'stage', *PLACES],
+                by_stage(*PLACES),
+                text=NOISE_TEXT,
+                missing=lambda found: [f'SQNR {name}' for name, stages in found.items() if not stages],
+                below=where_it_gains,
+            ),
+            Listing(
+                'noise_by_importance',
+                stages_of(HALVES),
+                ['model', 'stage', *HALF_NAMES],
+                by_stage(*HALF_NAMES),
+                missing=lambda found: [HALVES[name].name for name, stages in found.items() if not stages],
+            ),
+            Listing(
+                'sensitivity',
+                sensitivity,
+                ['windows run', 'pair', *(f'ratio {ratio:g}' for ratio in SENSITIVITY.settings['ratios'])],
+                pairs,
+                text=PAIRS_TEXT,
+                missing=lambda study: [] if study else [SENSITIVITY.name],
+            ),
+        ],
+        plot,
+        size=(7.5, 4.5),
+    )
+]

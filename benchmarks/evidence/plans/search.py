@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from mixaq_mmdet.reporting.figures import COLOURS
+
+from ..comparisons import Reading
 from ..experiment import Experiment
-from ..render import COLOURS, NOT_RUN, Reader, Topic, claims_table, table
+from ..intervals import Interval, difference, interval_of, mean_over_images
+from ..page import Listing, Page, Summary
+from ..pictures import legend
+from ..reader import Reader
 from ..stage import Stage
-from ..statistics import Interval, difference, interval_of, mean_over_images
 from .ptq import MIXED
 
 SEARCHED = Experiment(
@@ -83,25 +88,28 @@ STAGES = [
 SEARCHES = [SEARCHED, *BUDGETS, *PRUNING, LATENCY, SURROGATE]
 
 
-def summarise(reader: Reader) -> dict[str, Any]:
-    """The page's numbers."""
-    claims = reader.claims()
-    judged = [
-        claims['S1'].judge(_difference(reader, SEARCHED, 'chosen', 'uniform')),
-        claims['S2'].judge(_difference(reader, SEARCHED, 'chosen', 'dense')),
-        claims['S3'].judge(_volume_ratio(reader)),
-    ]
-    return {'rows': [_row(reader, experiment) for experiment in SEARCHES], 'claims': judged}
+TEXT = """\
+NSGA-II with the defaults (24 candidates, 10 generations, 100 images of `search`) on the mini model calibrated by RepQ
+at W4A8 with A4 low windows. The chosen ratios are compared on val (500 images) with the uniform ratio of the same or
+the next lower cost. *Gain*: box AP of the chosen ratios minus that of the uniform ones, paired, 95 % interval. The gain
+on the search images beside the one on val shows the bias of selecting on them. *BOPs*: relative bit operations by the
+paper's count, a count and not a speed."""
+HEADER = ['search', 'ratios', 'BOPs', 'uniform', 'its BOPs', 'AP val', 'uniform', 'gain on val', 'on search images']
 
 
-def _difference(reader: Reader, experiment: Experiment, treatment: str, control: str) -> Interval | None:
+def paired(reader: Reader, experiment: Experiment, treatment: str, control: str) -> Interval | None:
     """Two arms of one search, which are kept as kinds of its matches."""
     if reader.result(experiment) is None:
         return None
     return difference(reader.matches(experiment, treatment), reader.matches(experiment, control))
 
 
-def _volume_ratio(reader: Reader) -> Interval | None:
+def against(control: str) -> Reading:
+    """The chosen ratios against another arm of the first search."""
+    return Reading(lambda reader: paired(reader, SEARCHED, 'chosen', control))
+
+
+def volume_ratio(reader: Reader) -> Interval | None:
     """Hypervolume of the surrogate over the plain search's, over repeats."""
     found = reader.result(LANDSCAPE)
     if found is None:
@@ -111,15 +119,15 @@ def _volume_ratio(reader: Reader) -> Interval | None:
     return interval_of(points[:1] / points[1:], (draws[:, 0] / draws[:, 1])[None], images=len(volumes['nsga']))
 
 
-def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
-    row: dict[str, Any] = {'name': experiment.name, 'result': None}
+def _row(reader: Reader, experiment: Experiment) -> Summary:
+    row: Summary = {'name': experiment.name, 'result': None}
     found = reader.result(experiment)
     if found is None:
         return row
     arms, search = found['extras']['arms'], found['extras']['search']
 
-    def gain(treatment: str, control: str, where: str = '') -> dict[str, Any] | None:
-        interval = _difference(reader, experiment, treatment + where, control + where)
+    def gain(treatment: str, control: str, where: str = '') -> Summary | None:
+        interval = paired(reader, experiment, treatment + where, control + where)
         return None if interval is None else interval.as_dict()
 
     row['result'] = {
@@ -135,27 +143,8 @@ def _row(reader: Reader, experiment: Experiment) -> dict[str, Any]:
     return row
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """The page."""
-    header = ['search', 'ratios', 'BOPs', 'uniform', 'its BOPs', 'AP val', 'uniform', 'gain on val', 'on search images']
-    return f"""# From a budget to ratios
-
-NSGA-II with the defaults (24 candidates, 10 generations, 100 pictures of `search`) on the mini model calibrated by RepQ
-at W4A8 with A4 low windows. The chosen ratios are compared on val (500 pictures) with the uniform ratio of the same or
-the next lower cost. *Gain*: box AP of the chosen ratios minus that of the uniform ones, paired, 95 % interval. The gain
-on the search images beside the one on val shows the bias of selecting on them. *BOPs*: relative bit operations by the
-paper's count, a count and not a speed.
-
-{claims_table(summary['claims'])}
-
-{table(header, [_cells(row) for row in summary['rows']])}
-"""
-
-
-def _cells(row: dict[str, Any]) -> list[Any]:
+def _cells(row: Summary) -> list[Any]:
     found = row['result']
-    if found is None:
-        return [row['name'], NOT_RUN, *[None] * 7]
     gains = [
         f'{gain["estimate"]:+.2f} [{gain["low"]:.2f}, {gain["high"]:.2f}]'
         for gain in (found['against_uniform'][split] for split in ('val', 'search'))
@@ -169,7 +158,7 @@ def _cells(row: dict[str, Any]) -> list[Any]:
     return [row['name'], ratios, *numbers, *gains]
 
 
-def plot(summary: dict[str, Any], figure: Any) -> None:
+def plot(summary: Summary, figure: Any) -> None:
     """Fronts on the search images."""
     axes = figure.subplots()
     for number, row in enumerate(row for row in summary['rows'] if row['result']):
@@ -177,8 +166,25 @@ def plot(summary: dict[str, Any], figure: Any) -> None:
         colour = COLOURS[number % len(COLOURS)]
         axes.plot([p['bops'] for p in points], [p['map'] for p in points], 'o-', ms=3, color=colour, label=row['name'])
     axes.set(title='fronts on the search images', xlabel='relative BOPs', ylabel='box AP')
-    if axes.lines:
-        axes.legend(fontsize=7, frameon=False)
+    legend(axes, fontsize=7, frameon=False)
 
 
-TOPICS = [Topic('search', summarise, markdown, plot, size=(8, 4.5))]
+TOPICS = [
+    Page(
+        'search',
+        'From a budget to ratios',
+        TEXT,
+        {'S1': against('uniform'), 'S2': against('dense'), 'S3': Reading(volume_ratio, 'repeats')},
+        [
+            Listing(
+                'rows',
+                lambda reader: [_row(reader, experiment) for experiment in SEARCHES],
+                HEADER,
+                lambda found: [_cells(row) for row in found if row['result']],
+                missing=lambda found: [row['name'] for row in found if not row['result']],
+            )
+        ],
+        plot,
+        size=(8, 4.5),
+    )
+]

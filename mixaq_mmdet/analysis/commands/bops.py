@@ -10,13 +10,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixaq_mmdet.analysis.bops import GIGA, LEVELS, backbone_bops, cost_rows
+from mixaq_mmdet.analysis.bops import COLUMNS, LEVELS, backbone_bops, cost_rows, row_cells, totals
 from mixaq_mmdet.analysis.model_config import build_backbone, input_shape
-from mixaq_mmdet.analysis.study import check_result, facts, markdown_table, write_result
+from mixaq_mmdet.analysis.study import check_result, facts, write_result
 from mixaq_mmdet.engine import command_line
-from mixaq_mmdet.windows.cost import Cost
-
-COLUMNS = ('part', 'windows h/l/p', 'MACs G', 'window G', 'BOPs G paper', 'BOPs G standard', 'share', 'relative')
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,44 +62,6 @@ def run(options: argparse.Namespace) -> None:
         lines = '\n'.join(f'- {line}' for line in totals(cost))
         table = markdown_table(COLUMNS, [row_cells(row) for row in rows]) if rows else ''
         write_result(options.out, content, f'# Bit operations\n\n{title}.\n\n{lines}\n\n{table}'.rstrip())
-
-
-def totals(cost: Cost) -> list[str]:
-    """The lines under the table."""
-    low, prune = cost.realised
-    relative = cost.relative('paper')
-    macs = f'{cost.macs("executed") / GIGA:.2f} G executed, {cost.macs("window") / GIGA:.2f} G window layout'
-    paper, standard = (cost.bit_operations(kind) / GIGA for kind in ('paper', 'standard'))
-    return [
-        f'MACs: {macs}',
-        f'bit operations: {paper:.2f} G paper (MACs x 32 x b_a), {standard:.2f} G standard (MACs x b_w x b_a)',
-        f'mean activation bits: {cost.mean_activation_bits():.2f}',
-        f'realised low ratios: {ratios_text(low)}',
-        f'realised prune ratios: {ratios_text(prune)}',
-        f'relative cost: {relative:.3f} of all windows high ({1 / relative:.2f}x fewer bit operations; standard count '
-        f'{cost.relative("standard"):.3f})'
-        if relative
-        else 'relative cost: 0',
-    ]
-
-
-def ratios_text(ratios: tuple[float, ...]) -> str:
-    """Ratios in a list, or 'none'."""
-    return '[' + ', '.join(f'{ratio:.3g}' for ratio in ratios) + ']' if any(ratios) else 'none'
-
-
-def row_cells(row: dict[str, Any]) -> list[str]:
-    """The texts of a row of ``cost_rows``, one for each of ``COLUMNS``."""
-    return [
-        str(row['name']),
-        '/'.join(str(number) for number in row['windows']) if row['windows'] else '',
-        f'{row["macs"]["executed"]:.2f}',
-        f'{row["macs"]["window"]:.2f}',
-        f'{row["bit_operations"]["paper"]:.2f}',
-        f'{row["bit_operations"]["standard"]:.2f}',
-        f'{100 * row["share"]:.1f} %',
-        f'{row["relative"]:.3f}',
-    ]
 
 
 def rows_table(rows: list[dict[str, Any]]) -> Any:

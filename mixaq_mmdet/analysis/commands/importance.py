@@ -9,14 +9,17 @@ import argparse
 from typing import Any
 
 import cv2
+from mmengine.device import get_device
 
 from mixaq_mmdet.analysis.layer_importance import layer_importance, original_image, relevance_picture
 from mixaq_mmdet.analysis.layer_plot import plot_layers
 from mixaq_mmdet.analysis.study import facts, study_folder, write_result
 from mixaq_mmdet.engine import command_line
-from mixaq_mmdet.engine.atomic_file import write_whole
-from mixaq_mmdet.engine.calibrated import every_window_high, loaded_detector, preprocessed
+from mixaq_mmdet.engine.calibration.detectors import preprocessed
 from mixaq_mmdet.engine.damaged_files import naming_annotations
+from mixaq_mmdet.engine.detectors import every_window_high, load_detector
+from mixaq_mmdet.reporting.files import write_whole
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure, write, and print the layers of most relevance."""
     cfg = every_window_high(command_line.load_config(options))
     folder = study_folder(cfg, 'importance')
-    detector: Any = loaded_detector(cfg, command_line.check_checkpoint(options.checkpoint, 'checkpoint'), {})
+    detector: Any = load_detector(cfg, options.checkpoint, get_device(), quant={})
     with naming_annotations(cfg):
         images, ids = preprocessed(cfg, detector, options.images, options.seed)
     importance, found = layer_importance(detector, images)
@@ -52,11 +55,9 @@ def run(options: argparse.Namespace) -> None:
 
 def markdown(importance: dict[str, float], images: int) -> str:
     """The table."""
-    rows = '\n'.join(f'| `{name}` | {value:.4f} |' for name, value in importance.items())
+    rows = [(f'`{name}`', f'{value:.4f}') for name, value in importance.items()]
     return f"""# Importance of layers
 
 Relevance of the class logits of matched RoIs at each layer's output, mean of {images} images, scaled to mean 1.
 
-| layer | importance |
-|---|---:|
-{rows}"""
+{markdown_table(['layer', 'importance'], rows)}"""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from torch import nn
 
 from mixaq_mmdet.analysis.divergence import Divergence
@@ -19,11 +20,16 @@ from mixaq_mmdet.analysis.layer_plot import plot_layers
 from mixaq_mmdet.analysis.layer_sensitivity import layer_sensitivity
 from mixaq_mmdet.analysis.study import facts, study_folder, write_result
 from mixaq_mmdet.engine import command_line
-from mixaq_mmdet.engine.calibrated import calibrated_detector, every_window_high, loaded_detector, preprocessed
-from mixaq_mmdet.engine.calibration_data import calibration_loader, reading_pipeline
+from mixaq_mmdet.engine.calibration.data import calibration_loader, reading_pipeline
+from mixaq_mmdet.engine.calibration.detectors import (
+    calibrated_detector,
+    preprocessed,
+)
 from mixaq_mmdet.engine.damaged_files import naming_annotations
+from mixaq_mmdet.engine.detectors import every_window_high, load_detector
 from mixaq_mmdet.engine.evaluate import evaluate
 from mixaq_mmdet.quantization import methods_that
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 METHOD = methods_that('allocates_bits')[0]
 METRICS = ('kl', 'ap')
@@ -58,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
 def measure(cfg: Config, options: argparse.Namespace) -> tuple[dict[str, dict[int, float]], list[Any]]:
     """``result[layer][bits]`` and the ids of the images it was measured on."""
     make = partial(uniform_detector, cfg, options)
-    reference = loaded_detector(cfg, options.checkpoint, {})
+    reference = load_detector(cfg, options.checkpoint, get_device(), quant={})
     images, ids = preprocessed(cfg, reference, options.images, options.seed)
     judge: Callable[[nn.Module], float]
     if options.metric == 'kl':
@@ -93,10 +99,10 @@ def write(folder: Path, found: dict[str, dict[int, float]], ids: list[Any], opti
         **facts(options, ids),
     }
     bits = sorted(options.bits)
-    head = '| layer | ' + ' | '.join(f'{b} bits' for b in bits) + ' |\n|---|' + '---:|' * len(bits)
-    rows = '\n'.join(f'| `{n}` | ' + ' | '.join(f'{losses[b]:.3g}' for b in bits) + ' |' for n, losses in found.items())
+    rows = [[f'`{name}`', *(f'{losses[b]:.3g}' for b in bits)] for name, losses in found.items()]
+    table = markdown_table(['layer', *(f'{b} bits' for b in bits)], rows)
     unit = 'KL divergence of the predictions' if options.metric == 'kl' else 'loss of box AP in points'
-    text = f'# Sensitivity per layer\n\n{unit}, one layer alone quantized, {len(ids)} images.\n\n{head}\n{rows}'
+    text = f'# Sensitivity per layer\n\n{unit}, one layer alone quantized, {len(ids)} images.\n\n{table}'
     write_result(folder / 'layer_sensitivity.json', content, text)
     panels = {f'{b} bits': {name: losses[b] for name, losses in found.items()} for b in bits}
     logarithmic = tuple(panels) if options.metric == 'kl' else ()

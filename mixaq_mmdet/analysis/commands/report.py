@@ -14,7 +14,7 @@ from typing import Any
 
 from mmengine.runner import find_latest_checkpoint
 
-from mixaq_mmdet.analysis.inspection import inspect, load_detector
+from mixaq_mmdet.analysis.inspection import inspect
 from mixaq_mmdet.analysis.model_config import usual_shape
 from mixaq_mmdet.analysis.page import maps_data, page, section
 from mixaq_mmdet.analysis.report_sections import (
@@ -26,8 +26,10 @@ from mixaq_mmdet.analysis.report_sections import (
     sensitivity_section,
 )
 from mixaq_mmdet.analysis.study import evaluation_loader
-from mixaq_mmdet.engine.atomic_file import write_whole
 from mixaq_mmdet.engine.damaged_files import check_output, read_config
+from mixaq_mmdet.engine.detectors import load_detector
+from mixaq_mmdet.engine.tool_errors import add_traceback_flag
+from mixaq_mmdet.reporting.files import write_whole
 
 ALLOCATED = '_allocated'
 """How tools/search.py --allocate ends the names of the configs that it writes."""
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--config', type=Path, help="default: the work folder's newest config")
     parser.add_argument('--checkpoint', type=Path, help="default: the work folder's newest checkpoint")
     parser.add_argument('--images', type=int, default=3, help='images with window maps (default: 3)')
+    add_traceback_flag(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,11 +9,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixaq_mmdet.analysis.inspection import load_detector, two_branch
+from mixaq_mmdet.analysis.inspection import two_branch
 from mixaq_mmdet.analysis.pair_sensitivity import SCORES, draw_sensitivity, pair_sensitivity
-from mixaq_mmdet.analysis.study import evaluation_loader, facts, image_ids, markdown_table, study_folder, write_study
+from mixaq_mmdet.analysis.study import evaluation_loader, facts, image_ids, study_folder, write_study
 from mixaq_mmdet.engine import command_line
+from mixaq_mmdet.engine.detectors import load_detector
 from mixaq_mmdet.models.backbone_cost import layer_bits, swin_spec
+from mixaq_mmdet.reporting.markdown import markdown_table
 from mixaq_mmdet.windows.cost import backbone_layers
 
 from . import per_layer_sensitivity
@@ -64,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         for pair, row in enumerate(found)
     ]
     table = markdown_table(['windows run', 'pair', *[f'ratio {ratio:g}' for ratio in options.ratios]], rows)
-    text = f'# Sensitivity of block pairs\n\n{unit}, one pair alone, {len(loader.dataset)} images.\n\n{table}'
+    text = f'# Sensitivity of block pairs\n\n{unit}, one pair alone, {len(content["image_ids"])} images.\n\n{table}'
     write_study(
         folder,
         'sensitivity',

@@ -1,4 +1,4 @@
-"""Signal to quantization noise (dB) of windows by stage, foreground and background apart, for one checkpoint or two.
+"""Signal to quantization noise (dB) of windows by stage, by objects and by importance, for one checkpoint or two.
 
 Writes sqnr.json, .md and .png into <work-dir>/sqnr.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mixaq_mmdet.analysis.inspection import load_detector
-from mixaq_mmdet.analysis.study import evaluation_loader, facts, image_ids, markdown_table, study_folder, write_study
+from mixaq_mmdet.analysis.study import evaluation_loader, facts, image_ids, study_folder, write_study
 from mixaq_mmdet.analysis.window_sqnr import PLACES, draw_sqnr, sqnr_by_stage
 from mixaq_mmdet.engine import command_line
 from mixaq_mmdet.engine.argument_checks import type_name
+from mixaq_mmdet.engine.detectors import load_detector
+from mixaq_mmdet.reporting.markdown import markdown_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,9 @@ def run(options: argparse.Namespace) -> None:
         for index, stage in enumerate(stages)
     ]
     table = markdown_table(['model', 'stage', *[f'{place} (dB)' for place in PLACES]], rows)
-    text = f'# Window SQNR\n\nMean over the windows of {len(loader.dataset)} images, every window high.\n\n{table}'
+    text = (
+        f'# Window SQNR\n\nMean over the windows of {len(content["image_ids"])} images, every window high.\n\n{table}'
+    )
     write_study(folder, 'sqnr', content, text, lambda figure: draw_sqnr(figure, models))
 
 

@@ -8,8 +8,9 @@ Grids and weights are described by the tuples of ``deploy.layouts``; whoever con
 """
 
 from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
+from .block import IntegerBlock
 from .build import Kernels, load
-from .operations import IntegerBlock, IntegerEmbedding, IntegerMerging, output_norm
+from .maps import IntegerEmbedding, IntegerMerging, OutputCodes, output_norm
 from .panels import unsupported
 from .trace import trace_block
 from .windows import assign, rank, token_means
@@ -23,6 +24,7 @@ __all__ = [
     'IntegerMerging',
     'Kernels',
     'LinearWeights',
+    'OutputCodes',
     'ProbabilityGrid',
     'assign',
     'load',

@@ -3,76 +3,94 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
+
+from .entries import ENTRIES, Entries, bind
+from .structures import MIRRORED, Mirrored, check_sizes
+
+LibraryT = TypeVar('LibraryT', bound='Library')
 
 SOURCES = Path(__file__).parent / 'src'
-CPU_FEATURES = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni', 'avx512_bf16')
-# matrix products, where this CPU and the compiler have them
-MATRIX_FEATURES = ('amx_tile', 'amx_int8')
+CPU_FEATURES = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni')
+# where this CPU and the compiler have them: products of bf16, which attention does in float without, and of matrices
+BF16_FEATURES, MATRIX_FEATURES = ('avx512_bf16',), ('amx_tile', 'amx_int8')
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-shared', '-pthread', '-mfma')
 LIBRARIES = ('-ldl',)
-DISABLED, NO_MATRICES = 'MIXAQ_NO_KERNELS', 'MIXAQ_NO_AMX'
+DISABLED, NO_MATRICES, MORE_FLAGS = 'MIXAQ_NO_KERNELS', 'MIXAQ_NO_AMX', 'MIXAQ_KERNEL_FLAGS'
 
 
-class Kernels:
-    """The loaded library."""
+class Library:
+    """A loaded library.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        entries: its functions.
+        mirrored: structures that it reads, by their names in its sources.
+    """
+
+    def __init__(self, path: Path, entries: Entries, mirrored: Mirrored) -> None:
         self.path = path
         library = ctypes.CDLL(str(path))
-        pointer, long, real, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-        self.block = library.mixaq_block
-        self.block.argtypes = [pointer] * 4 + [long] * 3 + [pointer, integer, pointer]
-        self.embed = library.mixaq_embed
-        self.merge = library.mixaq_merge
-        for function in (self.embed, self.merge):
-            function.argtypes = [pointer, pointer, long, long, long, pointer, integer]
-        self.output = library.mixaq_output
-        self.output.argtypes = [pointer] * 3 + [real] + [long] * 3 + [pointer, integer]
-        self.token_means = library.mixaq_token_means
-        self.token_means.argtypes = [pointer, long, long, pointer, integer]
-        self.rank = library.mixaq_rank
-        self.rank.argtypes = [pointer, pointer, long, pointer, real, pointer, pointer, pointer]
-        self.assign = library.mixaq_assign
-        self.assign.argtypes = [pointer, long, pointer, long, long] + [pointer] * 4
-        for function in (self.block, self.embed, self.merge, self.output, self.token_means, self.rank):
-            function.restype = None
-        self.assign.restype = long
-        self._matrix_tiles = library.mixaq_matrix_tiles
-        self._matrix_tiles.argtypes, self._matrix_tiles.restype = [integer], integer
+        check_sizes(library, mirrored)
+        self._entries = {name: bind(library, name, entries) for name in entries}
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """One of its functions.
+
+        Raises:
+            ValueError: if it refuses its arguments.
+        """
+        return self._entries[name](*arguments)
+
+
+class Kernels(Library):
+    """The integer kernels."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, ENTRIES, MIRRORED)
         self.on_matrices = False
         self.use_matrices(not os.environ.get(NO_MATRICES))
 
     def use_matrices(self, wanted: bool) -> bool:
         """Let products run on AMX, or not; whether they do, since not every CPU has it. Results are the same."""
-        self.on_matrices = bool(self._matrix_tiles(wanted))
+        self.on_matrices = bool(self.call('matrix_tiles', wanted))
         return self.on_matrices
 
 
 @lru_cache(maxsize=1)
 def load() -> tuple[Kernels | None, str]:
     """The kernels and a line that tells where they come from, or None and why there are none."""
+    missing = [feature for feature in CPU_FEATURES if feature not in cpu_features()]
+    if not cpu_features() and not os.environ.get(DISABLED):
+        return None, f"what this CPU has is not known without Linux's /proc; the kernels need {', '.join(CPU_FEATURES)}"
+    if missing and not os.environ.get(DISABLED):
+        return None, f'this CPU lacks {", ".join(missing)}'
+    return attempt(lambda compiler: Kernels(build(compiler)), 'integer kernels')
+
+
+def attempt(make: Callable[[str], LibraryT], name: str) -> tuple[LibraryT | None, str]:
+    """What ``make`` returns for this machine's compiler and a line that tells its file; or None and why not."""
     if os.environ.get(DISABLED):
         return None, f'{DISABLED} is set'
-    missing = [feature for feature in CPU_FEATURES if feature not in cpu_features()]
-    if missing:
-        return None, f'this CPU lacks {", ".join(missing)}'
     compiler = os.environ.get('CXX') or shutil.which('g++') or shutil.which('clang++')
     if compiler is None:
         return None, 'no C++ compiler found; install g++ or set CXX'
     try:
-        kernels = Kernels(build(compiler))
-        return kernels, f'integer kernels {kernels.path}'
+        library = make(compiler)
+        return library, f'{name} {library.path}'
     except (OSError, subprocess.SubprocessError) as error:
         text = getattr(error, 'stderr', None) or str(error)
-        return None, f'the kernels could not be built with {compiler}: {" ".join(text.split())[:200]}'
+        return None, f'the {name} could not be built with {compiler}: {" ".join(text.split())[:200]}'
 
 
 def cpu_features() -> frozenset[str]:
@@ -91,36 +109,64 @@ def cache_folder() -> Path:
 
 def build(compiler: str) -> Path:
     """Compile unless the same sources, compiler and flags have been compiled before; returns the library."""
-    flags = [*FLAGS, *(f'-m{feature.replace("_", "")}' for feature in CPU_FEATURES)]
-    if not cpu_features().issuperset(MATRIX_FEATURES):
-        return _built(compiler, flags)
-    try:
-        return _built(compiler, [*flags, *(f'-m{feature.replace("_", "-")}' for feature in MATRIX_FEATURES)])
-    except subprocess.CalledProcessError:  # compilers of before 2021 do not know these instructions
-        return _built(compiler, flags)
+    optional = [features for features in (BF16_FEATURES, MATRIX_FEATURES) if cpu_features().issuperset(features)]
+    while True:
+        features = [feature for group in (CPU_FEATURES, *optional) for feature in group]
+        try:
+            return built(compiler, [*FLAGS, *feature_flags(features)], SOURCES)
+        except subprocess.CalledProcessError:
+            if not optional:
+                raise
+            optional.pop()  # compilers of before 2021 do not know all of them
 
 
-def _built(compiler: str, flags: list[str]) -> Path:
+def feature_flags(features: Iterable[str]) -> list[str]:
+    """A compiler's words for features in Linux's."""
+    return [f'-m{f.replace("_", "-" if f in MATRIX_FEATURES else "")}' for f in features]
+
+
+def built(compiler: str, flags: list[str], folder: Path, salt: str = '') -> Path:
+    """The library of the units in ``folder``, from the cache where it lies there.
+
+    Args:
+        compiler: command.
+        flags: for all units.
+        folder: of the units; what they include lies there or in ``SOURCES``.
+        salt: what the result depends on besides sources, compiler and flags.
+    """
+    flags = [*flags, *shlex.split(os.environ.get(MORE_FLAGS, ''))]  # sanitizers, for example
     version = subprocess.run([compiler, '--version'], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256('\0'.join([version, *flags]).encode())
-    for source in sorted(SOURCES.iterdir()):
+    digest = hashlib.sha256('\0'.join([version, salt, *flags]).encode())
+    for source in sorted({*SOURCES.glob('*.h'), *folder.glob('*.*')}):
         digest.update(source.name.encode() + b'\0' + source.read_bytes())
-    folder = cache_folder()
-    path = folder / f'{digest.hexdigest()[:16]}.so'
+    cache = cache_folder()
+    path = cache / f'{digest.hexdigest()[:16]}.so'
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / 'lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, then finds the library
+    cache.mkdir(parents=True, exist_ok=True)
+    with _alone(cache / 'lock'):
         if not path.exists():
-            _compile([compiler, *flags], path)
+            _compile([compiler, *flags], folder, path)
     return path
 
 
-def _compile(command: list[str], path: Path) -> None:
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time: a second one waits, then finds the library. Where files have no locks both build it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(lock, 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(command: list[str], sources: Path, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         built = Path(work) / path.name
-        units = [str(source) for source in sorted(SOURCES.glob('*.cpp'))]
+        units = [str(source) for source in sorted(sources.glob('*.cpp'))]
         subprocess.run(
             [*command, *units, '-o', str(built), *LIBRARIES], capture_output=True, text=True, check=True, timeout=600
         )

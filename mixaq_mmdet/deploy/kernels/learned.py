@@ -1,7 +1,8 @@
 """Learned grids (LSQ, OFQ) as the kernels read them: steps by position in a window, offsets by channel.
 
 Products see grids of step 1: the step of a row multiplies its sums, the offset after rounding is in the addend. Norms
-and products that make codes add the offset before rounding; what multiplies the inverse step follows them.
+and products that make codes add the offset before rounding; what multiplies the inverse step follows them. The product
+that makes values divides them by their steps unless those depend on the position; the attended sums are multiplied.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..layouts import BlockWeights, BranchGrids, Grid, ProbabilityGrid
 from .structures import Learned, Steps
 
-Keep = Callable[[Tensor], int]
+Keep = Callable[[Tensor, str, tuple[int, ...]], int]
 
 
 def weight_unit(grid: ProbabilityGrid) -> float:
@@ -30,21 +31,32 @@ def learned_branch(keep: Keep, weights: BlockWeights, branch: int) -> Learned:
 
     def steps(grid: Grid | ProbabilityGrid | None) -> Steps:
         step = positions(grid, tokens)
-        return Steps(keep(step.float()), keep(step.reciprocal().float()))
+        return Steps(*(keep(x.float(), 'steps', (tokens,)) for x in (step, step.reciprocal())))
 
     def offset(value: Tensor | None, count: int) -> int:
-        return keep(torch.zeros(count) if value is None else value.float())
+        return keep(torch.zeros(count) if value is None else value.float(), 'offset', (count,))
 
+    roles = {**grids._asdict(), 'v': unit_grid(grids.v) if grids.v.steps is None else grids.v}
+    zeros = torch.tensor([float(g.zero_point) for g in qkv_grids(grids)]).repeat_interleave(channels)
     return Learned(
-        **{role: steps(grid) for role, grid in grids._asdict().items()},
-        qkv_zero=keep(torch.tensor([float(g.zero_point) for g in qkv_grids(grids)]).repeat_interleave(channels)),
+        **{role: steps(grid) for role, grid in roles.items()},
+        qkv_zero=keep(zeros, 'qkv_zero', (3 * channels,)),
         q_after=offset(grids.q.after, head),
         v_after=offset(grids.v.after, head),
+        v_scale=keep(value_scale(grids.v, head), 'v_scale', (head,)),
         proj_in_before=offset(grids.proj_in.before, channels),
         fc2_in_before=offset(grids.fc2_in.before, hidden),
         **{f'{role}_zero': getattr(grids, role).zero_point for role in ('qkv_in', 'proj_in', 'fc1_in', 'fc2_in')},
         k_zero=grids.k.zero_point,
+        v_by_position=grids.v.steps is not None,
     )
+
+
+def value_scale(grid: Grid, channels: int) -> Tensor:
+    """(channels of a head,): what the attended sums of the values are multiplied by; 1 with steps by position."""
+    if grid.channel_steps is not None:
+        return grid.channel_steps.float()
+    return torch.full((channels,), grid.scale)
 
 
 def positions(grid: Grid | ProbabilityGrid | None, tokens: int) -> Tensor:
@@ -68,13 +80,16 @@ def unit_grid(grid: Grid) -> Grid:
 def output_grids(weights: BlockWeights) -> tuple[Tensor, Tensor]:
     """What takes results of qkv to where the inverse step is all that is missing: factor and addend, (2, 3 * C)."""
     channels, heads = weights.proj.codes.shape[0], weights.num_heads
-    factor = torch.tensor([weights.scale, 1.0, 1.0], dtype=torch.float64).repeat_interleave(channels).expand(2, -1)
     none = torch.zeros(channels // heads)
     before = [
         torch.cat([(none if grid.before is None else grid.before).repeat(heads) for grid in qkv_grids(grids)])
         for grids in weights.grids
     ]
-    return factor, torch.stack(before).double()
+    inverse = torch.ones(2, 3 * channels, dtype=torch.float64)
+    for branch, grids in enumerate(weights.grids):
+        inverse[branch, 2 * channels :] /= value_scale(grids.v, channels // heads).double().repeat(heads)
+    factor = torch.tensor([weights.scale, 1.0, 1.0], dtype=torch.float64).repeat_interleave(channels)
+    return factor * inverse, torch.stack(before).double() * inverse
 
 
 def pad_codes(weights: BlockWeights, results: Tensor) -> Tensor:
@@ -83,6 +98,8 @@ def pad_codes(weights: BlockWeights, results: Tensor) -> Tensor:
     found = []
     for grids, result in zip(weights.grids, results, strict=True):
         step = torch.stack([positions(grid, tokens) for grid in qkv_grids(grids)], dim=1)
+        if grids.v.steps is None:  # the results are divided by them already
+            step[:, 2] = 1
         zero = torch.tensor([float(grid.zero_point) for grid in qkv_grids(grids)])
         codes = (result.view(3, channels) / step.unsqueeze(-1)).round() + zero.view(3, 1)
         found.append(codes.flatten(1))

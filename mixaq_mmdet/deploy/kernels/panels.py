@@ -19,6 +19,8 @@ HEAD_CHANNELS = (16, 32)
 
 def unsupported(weights: BlockWeights) -> str | None:
     """Why the kernels cannot run a block; None if they can."""
+    if weights.adaptive:
+        return f'{", ".join(weights.adaptive)}: no kernels for logarithms of an adaptive base'
     hidden, channels = weights.fc1.codes.shape
     num_heads, tokens = weights.num_heads, weights.bias.shape[-1]
     keys = [branch.k for branch in weights.grids]
@@ -100,7 +102,7 @@ def pack_linear(
         multiplier, total = multiplier * factor, total * factor
     if addend is not None:
         total = total + addend
-    shifts = tuple(width * grid.zero_point if doubled else 0 for grid in inputs)
+    high, low = (width * grid.zero_point if doubled else 0 for grid in inputs)
     return PackedLinear(
         panels,
         F.pad(zero_point.int(), (0, spare)) if bool(zero_point.any()) else None,
@@ -110,5 +112,5 @@ def pack_linear(
         width,
         outputs,
         doubled,
-        shifts,
+        (high, low),
     )

@@ -24,9 +24,11 @@ class Steps(ctypes.Structure):
 class Learned(ctypes.Structure):
     _fields_ = [
         *((name, Steps) for name in ('qkv_in', 'q', 'k', 'v', 'attn', 'proj_in', 'fc1_in', 'fc2_in')),
-        *((name, ctypes.c_void_p) for name in ('qkv_zero', 'q_after', 'v_after', 'proj_in_before', 'fc2_in_before')),
+        *((name, ctypes.c_void_p) for name in ('qkv_zero', 'q_after', 'v_after', 'v_scale')),
+        *((name, ctypes.c_void_p) for name in ('proj_in_before', 'fc2_in_before')),
         *((f'{name}_zero', ctypes.c_float) for name in ('qkv_in', 'proj_in', 'fc1_in', 'fc2_in')),
         ('k_zero', ctypes.c_int32),
+        ('v_by_position', ctypes.c_int32),
     ]
 
 
@@ -82,5 +84,86 @@ class Embedding(ctypes.Structure):
     ]
 
 
+class ByteImage(ctypes.Structure):
+    _fields_ = [
+        ('pixels', ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ('height', 'width', 'channel_step', 'row_step', 'column_step')),
+    ]
+
+
+class RoiLevel(ctypes.Structure):
+    _fields_ = [
+        ('map', ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ('height', 'width')),
+        ('scale', ctypes.c_float),
+    ]
+
+
+class RoiAlign(ctypes.Structure):
+    _fields_ = [
+        ('levels', ctypes.POINTER(RoiLevel)),
+        *((name, ctypes.c_int64) for name in ('num_levels', 'batch', 'channels')),
+        *((name, ctypes.c_void_p) for name in ('rois', 'level_of')),
+        *((name, ctypes.c_int64) for name in ('count', 'rows', 'columns', 'sampling')),
+        *((name, ctypes.c_int32) for name in ('aligned', 'maps_channels_last', 'pooled_channels_last')),
+        *((name, ctypes.c_float) for name in ('in_step', 'in_zero', 'out_inverse', 'out_zero', 'out_top')),
+    ]
+
+
+class Nms(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ('boxes', 'scores', 'labels')),
+        *((name, ctypes.c_int64) for name in ('rows', 'columns', 'box_row', 'box_column', 'score_row')),
+        *((name, ctypes.c_float) for name in ('least', 'nms_least', 'threshold')),
+        *((name, ctypes.c_int64) for name in ('split', 'limit')),
+        ('one_class', ctypes.c_int32),
+    ]
+
+
+class Pasting(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ('masks', 'boxes')),
+        *((name, ctypes.c_int64) for name in ('count', 'mask_height', 'mask_width', 'height', 'width')),
+        ('threshold', ctypes.c_float),
+    ]
+
+
 class WindowGrid(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ('height', 'width', 'window', 'shift')]
+
+
+class Trace(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ('qkv_in', 'qkv', 'proj_in', 'fc1_in', 'fc2_in', 'probabilities')]
+
+
+Mirrored = dict[str, type[ctypes.Structure]]
+MIRRORED: Mirrored = {
+    'Linear': Linear,
+    'Steps': Steps,
+    'Learned': Learned,
+    'Attention': Attention,
+    'Block': Block,
+    'Trace': Trace,
+    'Merging': Merging,
+    'Embedding': Embedding,
+    'ByteImage': ByteImage,
+    'Grid': WindowGrid,
+}
+
+PORTABLE_MIRRORED: Mirrored = {'RoiLevel': RoiLevel, 'RoiAlign': RoiAlign, 'Nms': Nms, 'Pasting': Pasting}
+
+
+def check_sizes(library: ctypes.CDLL, mirrored: Mirrored) -> None:
+    """Compare structures with the library's own.
+
+    Raises:
+        RuntimeError: naming the first one that differs: sources and this file do not belong together.
+    """
+    for name, mirror in mirrored.items():
+        size_of = getattr(library, f'mixaq_size_of_{name}')
+        size_of.restype = ctypes.c_int64
+        if (size := size_of()) != ctypes.sizeof(mirror):
+            raise RuntimeError(
+                f'structure {name} has {size} bytes in the C++ library and {ctypes.sizeof(mirror)} in structures.py; '
+                'declare the same fields in both'
+            )

@@ -9,14 +9,11 @@ from torch import Tensor
 
 from mixaq_mmdet.windows.assignment import Run
 
-from .operations import IntegerBlock
+from .block import IntegerBlock
+from .structures import Trace
 
 _KEYS = 160  # kMaxTokens in attention.h: columns of a query's probabilities
 _CODES = ('qkv_in', 'qkv', 'proj_in', 'fc1_in', 'fc2_in')
-
-
-class _Trace(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in (*_CODES, 'probabilities')]
 
 
 def trace_block(block: IntegerBlock, stream: Tensor, run: Run, threads: int | None = None) -> dict[str, Tensor]:
@@ -43,7 +40,7 @@ def trace_block(block: IntegerBlock, stream: Tensor, run: Run, threads: int | No
         'fc2_in': torch.zeros(rows, hidden, dtype=torch.uint8),
     }
     attn = torch.zeros(run.windows, block.heads, block.tokens, _KEYS, dtype=torch.bfloat16)
-    trace = _Trace(*(codes[name].data_ptr() for name in _CODES), attn.data_ptr())
+    trace = Trace(*(codes[name].data_ptr() for name in _CODES), attn.data_ptr())
     block.run(stream, run, threads, ctypes.addressof(trace))
     q, k, v = codes.pop('qkv').view(run.windows, block.tokens, 3, channels).unbind(2)
     return {**codes, 'q': q, 'k': k, 'v': v, 'attn': attn[..., : block.tokens]}

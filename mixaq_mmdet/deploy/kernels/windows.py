@@ -10,6 +10,7 @@ from torch import Tensor
 from mixaq_mmdet.windows.assignment import Assignment, Run, Segment, TierCounts
 from mixaq_mmdet.windows.geometry import NUM_KINDS, num_windows
 
+from ..tensor_checks import checked
 from .build import Kernels
 from .structures import WindowGrid
 
@@ -18,11 +19,12 @@ VECTOR = 16  # channels that the kernel adds at once
 
 def token_means(kernels: Kernels, x: Tensor, threads: int | None = None) -> Tensor:
     """Mean absolute activation of each token, (B, H, W, C) float32 to (B, H, W); ``L2.token_map`` in one pass."""
-    if x.dtype != torch.float32 or x.shape[-1] % VECTOR:
-        raise ValueError(f'x is {tuple(x.shape)} {x.dtype}; give float32 and a multiple of {VECTOR} channels')
-    x = x.contiguous()
+    x = checked(x, 'stream', ('batch', 'height', 'width', f'a multiple of {VECTOR} channels'))
+    if x.shape[-1] % VECTOR:
+        raise ValueError(f'stream: {x.shape[-1]} channels; give a multiple of {VECTOR} channels')
     means = torch.empty(x.shape[:-1])
-    kernels.token_means(x.data_ptr(), means.numel(), x.shape[-1], means.data_ptr(), threads or torch.get_num_threads())
+    threads = threads or torch.get_num_threads()
+    kernels.call('token_means', x.data_ptr(), means.numel(), x.shape[-1], means.data_ptr(), threads)
     return means
 
 
@@ -42,13 +44,15 @@ def rank(
     Returns:
         Scores, blank and order, (B, windows) each: float32, bool, int64.
     """
+    means = checked(means, 'means', ('batch', 'height', 'width'))
     batch, height, width = means.shape
+    content = checked(content.float(), 'content', (batch, height, width))
     shape = batch, num_windows(height, width, window)
     scores, blank = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
     order = torch.empty(shape, dtype=torch.int64)
-    content = content.float().contiguous()
     grid = WindowGrid(height, width, window, shift)
-    kernels.rank(
+    kernels.call(
+        'rank',
         *(means.data_ptr(), content.data_ptr(), batch, ctypes.byref(grid), -1.0 if reverse else 1.0),
         *(scores.data_ptr(), blank.data_ptr(), order.data_ptr()),
     )
@@ -68,11 +72,15 @@ def assign(
         window: side of a window in tokens.
         shift: of the grid.
     """
+    order = checked(order, 'order', ('batch', num_windows(*size, window)), torch.int64)
     batch, kept = len(order), counts.high + counts.low
+    if sum(counts) != order.shape[1] or min(counts) < 0:
+        raise ValueError(f'counts: {tuple(counts)} windows; their sum must be the {order.shape[1]} of the order')
     rows, slots = torch.empty(2, batch * kept * window**2, dtype=torch.int64).unbind()
     kinds = torch.empty(2, NUM_KINDS, dtype=torch.int64)
-    grid, high_tokens, order = WindowGrid(*size, window, shift), ctypes.c_int64(), order.contiguous()
-    tokens = kernels.assign(
+    grid, high_tokens = WindowGrid(*size, window, shift), ctypes.c_int64()
+    tokens = kernels.call(
+        'assign',
         *(order.data_ptr(), batch, ctypes.byref(grid), counts.high, counts.low),
         *(rows.data_ptr(), slots.data_ptr(), kinds.data_ptr(), ctypes.byref(high_tokens)),
     )

@@ -19,31 +19,31 @@ from mixaq_mmdet.models.two_branch_swin import TwoBranchSwin
 class CostHook(Hook):
     """Prints mean activation bits, realised ratios and relative bit operations over the inputs of a test.
 
-    Importing the package adds it to every Runner; without a TwoBranchSwin it does nothing.
+    ``default_hooks=dict(cost=dict(type='CostHook'))`` adds it to a config. The tools of this repository add it
+    by themselves. Without a TwoBranchSwin it does nothing.
     """
 
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
-        self._meter = CostMeter()
-        self._watching: Any = None
+        self._meters: list[tuple[TwoBranchSwin, CostMeter]] = []
+        self._watching: list[Any] = []
 
     def before_test_epoch(self, runner: Any) -> None:
-        """Begin to watch the backbone's inputs."""
-        backbone = _two_branch_backbone(runner.model)
-        if backbone is not None:
-            self._meter = CostMeter()
-            self._watching = backbone.register_forward_pre_hook(self._meter.watch)
+        """Begin to watch the backbone's inputs; a model of two detectors tests one of them."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._meters = [(module, CostMeter()) for module in model.modules() if isinstance(module, TwoBranchSwin)]
+        self._watching = [backbone.register_forward_pre_hook(meter.watch) for backbone, meter in self._meters]
 
     def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Print the line, on rank 0."""
-        if self._watching is None:
-            return
-        self._watching.remove()
-        self._watching = None
-        self._meter.settings = sum(all_gather_object(self._meter.settings), Counter())
-        if self._meter.settings and is_main_process():
-            print_log(cost_line(self._meter.summary(_two_branch_backbone(runner.model))), 'current')
+        while self._watching:
+            self._watching.pop().remove()
+        for backbone, meter in self._meters:
+            meter.settings = sum(all_gather_object(meter.settings), Counter())
+            if meter.settings and is_main_process():
+                print_log(cost_line(meter.summary(backbone)), 'current')
+        self._meters = []
 
 
 def cost_line(summary: dict[str, Any]) -> str:
@@ -60,8 +60,3 @@ def cost_line(summary: dict[str, Any]) -> str:
 
 def _ratios(ratios: list[float]) -> str:
     return '[' + ', '.join(f'{ratio:.2f}' for ratio in ratios) + ']' if any(ratios) else 'none'
-
-
-def _two_branch_backbone(model: Any) -> TwoBranchSwin | None:
-    model = model.module if is_model_wrapper(model) else model
-    return next((module for module in model.modules() if isinstance(module, TwoBranchSwin)), None)

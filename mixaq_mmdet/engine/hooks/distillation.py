@@ -16,21 +16,22 @@ from mixaq_mmdet.models.distillation import distillers, share_losses
 
 def start_distillation(model: nn.Module) -> None:
     """Load the teachers of backbones with ``distill``, and add their loss to the model's; without any do nothing."""
-    model = model.module if is_model_wrapper(model) else model
-    for distiller in distillers(model):
+    whole: Any = model.module if is_model_wrapper(model) else model
+    for distiller in distillers(whole):
         name = distiller.checkpoint
         if '://' not in name and not Path(name).is_file():
-            raise ValueError(f'distill.checkpoint={name!r} is no file; give the float checkpoint that teaches')
+            raise ValueError(f'distill.checkpoint={name!r} is not a file; give the float checkpoint that teaches')
         content = CheckpointLoader.load_checkpoint(name, map_location='cpu')
         distiller.load(content.get('state_dict', content))
-    share_losses(model)
+    share_losses(whole)
 
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
     """Starts what ``distill=dict(checkpoint=..., weight=...)`` of a TwoBranchSwin asks for.
 
-    Importing the package adds it to every Runner; without such a backbone it does nothing.
+    ``default_hooks=dict(distillation=dict(type='DistillationHook'))`` adds it; the tools of this repository do, too.
+    Without such a backbone it does nothing.
     """
 
     def before_train(self, runner: Any) -> None:

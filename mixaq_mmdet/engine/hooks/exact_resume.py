@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mixaq_mmdet.registry import HOOKS
 
+from ..random_states import random_states, set_random_states
 from ..resumed_batches import ResumedBatches, shuffler
 
 CHECKPOINT_KEY = 'exact_resume'
-_GENERATOR = 'MT19937'  # numpy's global generator, the only one np.random.set_state takes
-
-
-def random_states() -> dict[str, Any]:
-    """The states of python's, numpy's and torch's global generators, in types that ``weights_only`` loads."""
-    version, python_words, python_gauss = random.getstate()
-    _, numpy_words, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (transforms draw from it)
-    states = {
-        'python': {'version': version, 'words': torch.tensor(python_words, dtype=torch.int64), 'gauss': python_gauss},
-        'numpy': {
-            'words': torch.from_numpy(numpy_words.astype(np.int64)),
-            'position': int(position),
-            'has_gauss': int(has_gauss),
-            'cached_gaussian': float(cached),
-        },
-        'torch': torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states['cuda'] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Continue from what ``random_states`` returned."""
-    python = states['python']
-    random.setstate((python['version'], tuple(python['words'].tolist()), python['gauss']))
-    legacy = states['numpy']
-    words = legacy['words'].cpu().numpy().astype(np.uint32)
-    state = (_GENERATOR, words, legacy['position'], legacy['has_gauss'], legacy['cached_gaussian'])
-    np.random.set_state(state)  # noqa: NPY002
-    torch.set_rng_state(states['torch'].cpu())
-    if 'cuda' in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states['cuda'].cpu())
 
 
 @HOOKS.register_module()
@@ -56,13 +21,14 @@ class ExactResumeHook(Hook):
     """Make a resumed run equal to the uninterrupted one.
 
     mmengine saves the model and the optimizer but no random state, so DropPath, flips and samplers differ from the
-    first iteration after a resume. This hook stores the states of every rank in checkpoints, restores them when
-    training goes on, and hides validation from the training's generators (a resumed run does not repeat it).
+    first iteration after a resume. This hook stores the random states of every rank in checkpoints and restores them
+    when training continues. Validation does not change the random states of the training, because a resumed run does
+    not repeat it.
 
-    The promise holds for checkpoints at the end of an epoch in epoch-based loops and for those of CheckpointHook in
-    iteration-based ones, with ``num_workers=0`` and the same number of ranks; otherwise a warning says what is lost.
-    Data sets and transforms that keep a state of their own (CachedMosaic and its like) are outside, and so are the
-    gradients of an unfinished update: let the checkpoint's ``interval`` be a multiple of ``accumulative_counts``.
+    The result is exact for checkpoints at the end of an epoch in epoch-based loops and for those of CheckpointHook in
+    iteration-based loops, with ``num_workers=0`` and the same number of ranks. Otherwise a warning says what is lost.
+    The hook does not cover data sets and transforms with a state of their own (such as CachedMosaic), nor the gradients
+    of an unfinished update: set the checkpoint's ``interval`` to a multiple of ``accumulative_counts``.
     """
 
     # Just before CheckpointHook (VERY_LOW, 90): whatever draws numbers before it saves has done so by then.

@@ -11,21 +11,21 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from mixaq_mmdet.quantization.checks import check_number
+from mixaq_mmdet.checks import check_number, check_positive
 
-from ..argument_checks import check_positive, known_arguments_only
+from ..argument_checks import known_arguments_only
 
 
 @HOOKS.register_module()
 class WindowMapHook(Hook):
-    """Draws the window map of the first image of a batch through the runner's visualizer, so in every backend it has.
+    """Draws the window map of the first image of a batch with the runner's visualizer, in all of its backends.
 
-    The image goes through the backbone once more, in eval mode with the ratios of the training step; nothing of the
-    training changes.
+    The image runs through the backbone once more, in eval mode with the ratios of the training step. This does not
+    change the training.
 
     Args:
-        interval: iterations between pictures.
-        dpi: dots per inch of the picture.
+        interval: iterations between images.
+        dpi: dots per inch of the image.
     """
 
     priority = 'LOW'
@@ -55,16 +55,14 @@ class WindowMapHook(Hook):
         backbone = two_branch(model)
         first = {name: values[:1] for name, values in data_batch.items()}
         image = model.data_preprocessor(first, False)['inputs'][:1]
-        configured, training = backbone._configured, backbone.training
-        sampled, active = backbone._sampled, backbone._active_ratios
-        try:
-            backbone.eval()
-            backbone._configured = active
-            with backbone.record_windows() as records:
+        training = backbone.training
+        # the ratios of train mode, in eval mode
+        with backbone.at_ratios(backbone.low_ratios, backbone.prune_ratios), backbone.record_windows() as records:
+            try:
+                backbone.eval()
                 backbone(image)
-        finally:
-            backbone._configured, backbone._sampled = configured, sampled
-            backbone.train(training)
+            finally:
+                backbone.train(training)
         figure = Figure(dpi=self.dpi)
         draw_window_map(figure, as_picture(image[0], model.data_preprocessor), list(records), depths_of(backbone))
         canvas = FigureCanvasAgg(figure)

@@ -4,12 +4,12 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ...registry import QUANT_METHODS
-from .base import BlockInputs, Method, build_method
+from .base import BlockInputs, Method, Mix, build_method
 
 for _file in iter_modules(__path__):
     import_module(f'{__name__}.{_file.name}')
 
-__all__ = ['BlockInputs', 'Method', 'build_method', 'methods_that']
+__all__ = ['BlockInputs', 'Method', 'Mix', 'build_method', 'methods_that']
 
 
 def methods_that(trait: str) -> list[str]:

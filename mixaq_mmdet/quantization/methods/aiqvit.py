@@ -1,6 +1,6 @@
 """AIQViT (arXiv 2502.04628): low-rank compensation of searched rank, focusing attention quantizer, curriculum.
 
-On top of RepQ's ranges and fold, each block is reconstructed (``quantization/reconstruction.py``): every linear layer
+On top of RepQ's ranges and fold, each block is reconstructed (``quantization/reconstruction/``): every linear layer
 of a two-branch block and of patch merging runs Q(W) + B A, and the attention probabilities of each branch have an
 interval that is learned. Weights and compensation are shared by the branches.
 """
@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import nn
 
+from mixaq_mmdet.checks import check_count, check_flag, check_number
+
 from ...registry import QUANT_METHODS
-from ..checks import check_count, check_flag, check_number
 from ..compensation import LowRank
 from ..layers import QuantLinear
 from ..observers import MSERange
 from ..quantizers.base import Quantizer, RangeFinder
-from ..reconstruction import BlockReconstruction, Schedule, compensations, interval_quantizers
+from ..reconstruction import LowRankReconstruction, LowRankSchedule, compensations, interval_quantizers
 from .base import BlockInputs
 from .repq import RepQ
 
@@ -81,7 +82,7 @@ class AIQViT(RepQ):
 
     def range_finder(self, quantizer: Quantizer) -> RangeFinder:
         # where the interval starts from: the least squared error, as nothing is published
-        return MSERange() if hasattr(quantizer, 'settle') else super().range_finder(quantizer)
+        return MSERange() if quantizer.reconstructed else super().range_finder(quantizer)
 
     def adopt(self, backbone: nn.Module) -> None:
         super().adopt(backbone)
@@ -92,7 +93,7 @@ class AIQViT(RepQ):
     def calibrate(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
         noise = super().calibrate(block, inputs)
         if self._learns(block):
-            BlockReconstruction(block, inputs, self._schedule()).run()
+            LowRankReconstruction(block, inputs, self._schedule()).run()
         return noise
 
     def calibration_steps(self, block: nn.Module, images: int) -> int:
@@ -105,8 +106,8 @@ class AIQViT(RepQ):
     def _learns(self, block: nn.Module) -> bool:
         return bool(self.steps and (compensations(block) or interval_quantizers(block)))
 
-    def _schedule(self) -> Schedule:
-        return Schedule(**{field.name: getattr(self, field.name) for field in fields(Schedule)})
+    def _schedule(self) -> LowRankSchedule:
+        return LowRankSchedule(**{field.name: getattr(self, field.name) for field in fields(LowRankSchedule)})
 
 
 def _checked_ranks(ranks: Any) -> list[int]:

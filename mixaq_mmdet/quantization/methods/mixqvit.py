@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaq_mmdet.checks import check_number
+
 from ...registry import QUANT_METHODS
-from ..checks import check_number
 from ..observers import Samples
 from ..quantizers.base import Quantizer
 from .repq import RepQ

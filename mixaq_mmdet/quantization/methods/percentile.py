@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mixaq_mmdet.checks import check_number
+
 from ...registry import QUANT_METHODS
-from ..checks import check_number
 from ..observers import PercentileRange
 from ..quantizers.base import Quantizer, RangeFinder
 from .base import Method
@@ -25,4 +26,4 @@ class Percentile(Method):
         self._activation_range = PercentileRange(percentile)
 
     def range_finder(self, quantizer: Quantizer) -> RangeFinder:
-        return super().range_finder(quantizer) if quantizer.name.endswith('.weight') else self._activation_range
+        return super().range_finder(quantizer) if quantizer.role == 'weight' else self._activation_range

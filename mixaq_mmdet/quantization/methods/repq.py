@@ -9,14 +9,16 @@ its own (s, z).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mixaq_mmdet.checks import check_list, check_number
+
 from ...registry import QUANT_METHODS
-from ..checks import check_list, check_number
+from ..blocks import Fold, FoldingBlock
 from ..layers import BranchQuantizers, QuantLinear
 from ..observers import MSERange, PercentileSearchRange, Samples
 from ..quantizers.base import Quantizer, RangeFinder
@@ -25,17 +27,6 @@ from ..roles import LAYER_NORM_ROLES, roles_of
 from .base import BlockInputs, Method, activation_quantizers, observe
 
 NARROWEST = 1e-3  # of the median step: the finest step a folded channel gets
-
-
-class Fold(NamedTuple):
-    """LayerNorms (one per branch) and the linear layer that reads them.
-
-    ``padded`` is the module whose ``pad_value`` replaces the zeros with which stock Swin pads the norm's output.
-    """
-
-    norms: list[nn.LayerNorm]
-    linear: Any
-    padded: Any = None
 
 
 @QUANT_METHODS.register_module()
@@ -64,16 +55,13 @@ class RepQ(Method):
 
     def range_finder(self, quantizer: Quantizer) -> RangeFinder:
         # with few bits the best range lies far inside the percentiles that the paper tries
-        return MSERange() if quantizer.name.endswith('.low') else self._search
+        return MSERange() if quantizer.branch == 'low' else self._search
 
     def needs_bias(self, module_path: str) -> bool:
         return roles_of(module_path)[1] in LAYER_NORM_ROLES
 
     def adopt(self, backbone: nn.Module) -> None:
-        block: Any
-        for block in backbone.modules():
-            if hasattr(block, 'pad_value'):
-                block.pad_value = torch.zeros(block.norm1.normalized_shape)
+        start_padding(backbone)
 
     def calibrate(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
         self.fit_weights(block)
@@ -87,6 +75,15 @@ class RepQ(Method):
             if quantizer.name not in noise:
                 noise[quantizer.name] = self.fit(quantizer, samples[quantizer.name])
         return {quantizer.name: noise[quantizer.name] for quantizer in quantizers}
+
+    def _check_first(self, layers: Iterable[nn.Module]) -> None:
+        """Refuse layers that are calibrated: methods that changed the weights would take them for the float ones."""
+        ready = [q.name for layer in layers for q in layer.modules() if isinstance(q, Quantizer) and q.ready]
+        if ready:
+            raise ValueError(
+                f'{self.field}.method={self.name} has calibrated {ready[0]} already and changed its weights; '
+                'load the float checkpoint and calibrate that'
+            )
 
     def channel_ranges(self, seen: Samples, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
         """Range of every channel of a LayerNorm output, (C,) low and (C,) high: what the common step is made from."""
@@ -127,6 +124,14 @@ class RepQ(Method):
         low.fit(samples, MSERange())
 
 
+def start_padding(backbone: nn.Module) -> None:
+    """Give blocks whose norms may be folded a value of padding tokens, zero to begin with."""
+    for block in backbone.modules():
+        for fold in block.folds() if isinstance(block, FoldingBlock) else ():
+            if fold.padded is not None:
+                fold.padded.pad_value = torch.zeros(fold.norms[0].normalized_shape)
+
+
 def reparameterise(
     scale: Tensor, zero_point: Tensor, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,23 +168,15 @@ def fold_into(fold: Fold, ratio: Tensor, shift: Tensor) -> None:
     linear.bias.copy_(linear.bias.double() + weight @ shift)
     linear.weight.copy_(weight)
     linear.folded.fill_(1)
-    if fold.padded is not None:
+    if fold.padded is not None and fold.padded.pad_value is not None:
         # what an earlier fold put there is folded like any token
         fold.padded.pad_value.copy_(fold.padded.pad_value.double() / ratio - shift)
 
 
-def _folds(block: Any) -> list[Fold]:
-    """The norms of a Swin block or a patch merging that feed a layer with a per-tensor uniform input quantizer."""
-    if hasattr(block, 'norm1_low'):
-        found = [
-            Fold([block.norm1, block.norm1_low], block.attn.w_msa.qkv, block),
-            Fold([block.norm2, block.norm2_low], block.ffn.layers[0][0]),
-        ]
-    elif hasattr(block, 'reduction') and block.norm is not None:
-        found = [Fold([block.norm], block.reduction)]
-    else:
-        found = []
-    return [fold for fold in found if _is_foldable(fold.linear)]
+def _folds(block: nn.Module) -> list[Fold]:
+    """The norms of a block that feed a layer with a per-tensor uniform input quantizer."""
+    folds = block.folds() if isinstance(block, FoldingBlock) else []
+    return [fold for fold in folds if _is_foldable(fold.linear)]
 
 
 def _is_foldable(linear: nn.Module) -> bool:

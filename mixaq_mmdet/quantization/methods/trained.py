@@ -14,6 +14,11 @@ LAST_LAYERS = ('*.fc_cls', '*.fc_reg', '*.conv_logits', '*.rpn_cls', '*.rpn_reg'
 END_BITS = 8
 
 
+def is_end(module_path: str) -> bool:
+    """Whether a layer is the first convolution, or one of those that give a detector's results."""
+    return module_path.endswith(FIRST_LAYER) or any(fnmatchcase(module_path, pattern) for pattern in LAST_LAYERS)
+
+
 class TrainedMethod(Method):
     """Base of the methods whose quantizers are trained; calibration gives them their first values.
 
@@ -21,14 +26,15 @@ class TrainedMethod(Method):
     """
 
     trained = True
+    fits_low_alone = True
 
     def bits_of(self, module_path: str) -> dict[str, int]:
         bits = super().bits_of(module_path)
+        if self.edge_bits_of(module_path) is not None:
+            return bits
         if module_path.endswith(FIRST_LAYER):
             return {**bits, 'w_bits': END_BITS}
-        if any(fnmatchcase(module_path, pattern) for pattern in LAST_LAYERS):
-            return dict.fromkeys(bits, END_BITS)
-        return bits
+        return dict.fromkeys(bits, END_BITS) if is_end(module_path) else bits
 
     def calibrate_low(self, block: nn.Module, inputs: BlockInputs) -> dict[str, float]:
         """Fit the low branch of one block alone, on the low half of the windows; everything else stays as trained.
@@ -36,7 +42,7 @@ class TrainedMethod(Method):
         Returns:
             Signal to quantization noise in dB of each low quantizer, by its name.
         """
-        low: list[Quantizer] = [q for q in activation_quantizers(block) if q.name.endswith('.low')]
+        low: list[Quantizer] = [q for q in activation_quantizers(block) if q.branch == 'low']
         if not low:
             return {}
         samples = observe(block, inputs, low)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +29,7 @@ class NotCalibratedError(RuntimeError):
         )
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """Base of the quantizers: the modes, the state and its protection; a subclass adds the grid.
 
     A subclass registers its parameters or buffers (shape ``self.shape``) and implements ``_grid`` (fake-quantize),
@@ -45,7 +45,9 @@ class Quantizer(nn.Module):
         observe_per_channel: collect statistics per channel even where the grid is for the tensor.
         tokens: tokens of a window where the tensors come in window layout, otherwise 1.
         token_axis: which axis of a window's tensor counts its tokens, from the end.
-        name: layer and role, for messages.
+        role: of the tensor in its layer, one of ``roles.ROLES``.
+        branch: 'high' or 'low' for an activation; '' for a weight.
+        name: layer, role and branch, for messages.
     """
 
     calibrated: Tensor
@@ -54,6 +56,10 @@ class Quantizer(nn.Module):
     """Whether ``_grid`` takes a third argument: the places of tokens where dimension 0 counts tokens, not windows."""
     spares_linear = False
     """Whether training spares memory by ``linear_with_low``."""
+    override_roles: tuple[str, ...] = ()
+    """Roles in which an override may put it in the place of a method's own quantizer."""
+    reconstructed = False
+    """Whether the grid is made for block reconstruction to train it; ``learnable`` and ``settle`` say how."""
 
     def __init__(
         self,
@@ -64,6 +70,8 @@ class Quantizer(nn.Module):
         observe_per_channel: bool = False,
         tokens: int = 1,
         token_axis: int = -2,
+        role: str = '',
+        branch: str = '',
         name: str = 'quantizer',
     ) -> None:
         super().__init__()
@@ -74,6 +82,8 @@ class Quantizer(nn.Module):
         self.tokens = tokens
         self.token_axis = token_axis
         self.shape: tuple[int, ...] = (channels,) if per_channel else ()
+        self.role = role
+        self.branch = branch
         self.name = name
         self.mode = 'quantize'
         self.observer: MinMaxObserver | HistogramObserver | None = None
@@ -101,6 +111,11 @@ class Quantizer(nn.Module):
         if not self.ready:
             raise NotCalibratedError(self.name)
         return self._grid(x, out, slots) if self.knows_slots else self._grid(x, out)  # type: ignore[call-arg]
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Role and, of an activation, branch."""
+        return (self.role, self.branch) if self.branch else (self.role,)
 
     def usable(self) -> bool:
         """Whether :meth:`forward` would fake-quantize."""
@@ -132,6 +147,17 @@ class Quantizer(nn.Module):
     @abstractmethod
     def describe(self) -> str:
         """The grid in a few words, for the summary table."""
+
+    def boundary_distance(self, x: Tensor) -> Tensor | None:
+        """How far values are from where their code changes, in steps, same shape; None where the grid does not say."""
+        return None
+
+    def learnable(self) -> list[Tensor]:
+        """The tensors that block reconstruction may train, as leaves that an optimizer changes in place."""
+        return []
+
+    def settle(self) -> None:
+        """Bring the grid back to what is valid after a step of an optimizer."""
 
     def fit(self, samples: Samples, find_range: RangeFinder) -> None:
         """Set the grid from statistics of ``self.shape`` rows and become calibrated."""
@@ -178,7 +204,7 @@ class Quantizer(nn.Module):
         if saved is not None and int(saved) != self.bits:
             raise ValueError(
                 f'{prefix.rstrip(".")} has {self.bits} bits in the config and {int(saved)} in the checkpoint; '
-                'use the bits of the checkpoint, or calibrate the float checkpoint anew'
+                'use the bits of the checkpoint, or calibrate the float checkpoint again'
             )
         if saved is None:
             # a float file: it loads, and what was calibrated on other weights is void

@@ -28,6 +28,7 @@ class FocusingQuantizer(Quantizer):
     The ends are buffers: outside a reconstruction nothing trains them.
     """
 
+    reconstructed = True
     lower: Tensor
     upper: Tensor
 
@@ -39,7 +40,7 @@ class FocusingQuantizer(Quantizer):
         self.register_buffer('upper', torch.ones(()))
 
     def learnable(self) -> list[Tensor]:
-        """The two ends, as leaves that an optimizer may change in place; call :meth:`settle` after each step."""
+        """The two ends."""
         return [self.lower, self.upper]
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import QUANTIZERS
+from ..functional import along, distance_to_boundary
 from ..learned_grid import MIN_STEP, Parameters, Part, learned_fake_quantize, learned_linear
 from ..observers import Samples
 from .base import Quantizer, RangeFinder
@@ -27,7 +28,7 @@ class LearnedQuantizer(Quantizer):
     Args:
         unsigned: codes from 0 to 2^b - 1 instead of -2^(b-1) to 2^(b-1) - 1.
         offsets: learn ``before`` and ``after`` per channel; otherwise there are none.
-        per_token: one step for each token position of a window instead of one for the tensor.
+        per_token: one step for each token position of a window instead of one for the tensor; not with per_channel.
         weight: the tensor is a parameter, all of which is there at once.
     """
 
@@ -162,9 +163,12 @@ class LearnedQuantizer(Quantizer):
     @torch.no_grad()
     def values_of(self, samples: Samples) -> Tensor:
         """With the mean step and the mean offset where samples know no positions and channels."""
-        step = self.step.detach().float().clamp(min=MIN_STEP)
-        step = step.view(-1) if self.axis is not None else step.mean().view(1)
-        shift = step.new_zeros(1) if self.before is None else self.before.detach().float().mean().view(1)
+
+        def known(parameter: Tensor) -> Tensor:
+            return parameter.view(-1) if self.axis is not None else parameter.mean().view(1)
+
+        step = known(self.step.detach().float().clamp(min=MIN_STEP))
+        shift = step.new_zeros(1) if self.before is None else known(self.before.detach().float())
         return self._snapped(samples.values, step.to(samples.values), shift.to(samples.values))
 
     def simulate(self, samples: Samples, low: Tensor, high: Tensor) -> Tensor:
@@ -177,6 +181,13 @@ class LearnedQuantizer(Quantizer):
     def _from_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         reach = high if self.unsigned else torch.maximum(high, -low)
         return (reach / self.highest).clamp(min=MIN_STEP), torch.zeros_like(reach)
+
+    @torch.no_grad()
+    def boundary_distance(self, x: Tensor) -> Tensor | None:
+        if not self.of_weight:
+            return None
+        step = along(self.step, x, self.axis).clamp(min=MIN_STEP)
+        return distance_to_boundary(x / step, self.lowest, self.highest)
 
     def describe(self) -> str:
         steps = self.step.detach()

@@ -17,6 +17,7 @@ from .base import Quantizer
 class Log2Quantizer(Quantizer):
     """Powers of two below ``scale``; values at least 0, per tensor, exact zeros stay zero."""
 
+    override_roles: tuple[str, ...] = ('attn',)
     steps_per_octave = 1
     scale: Tensor
 

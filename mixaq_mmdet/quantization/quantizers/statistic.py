@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ...registry import QUANTIZERS
+from ..functional import distance_to_boundary
 from ..observers import Samples, as_rows
 from .base import Quantizer, RangeFinder
 
@@ -39,6 +40,12 @@ class StatisticQuantizer(Quantizer):
     def _set_range(self, low: Tensor, high: Tensor) -> None:
         """Ranges have no say."""
 
+    @torch.no_grad()
+    def boundary_distance(self, x: Tensor) -> Tensor:
+        levels = 2 ** (self.bits - 1)
+        steps = x / statistic_scale(x, self.axis) * levels - 0.5
+        return distance_to_boundary(steps, -levels, levels - 1)
+
     def describe(self) -> str:
         return '2 mean|W|'
 
@@ -46,17 +53,20 @@ class StatisticQuantizer(Quantizer):
 def statistic_values(weight: Tensor, axis: int | None, levels: int, counts: Tensor | None = None) -> Tensor:
     """The quantized weight, in float32 (float64 for float64), same shape; ``counts`` weigh the values of rows."""
     wide = weight if weight.dtype == torch.float64 else weight.float()
-    rows = as_rows(wide, axis)
-    mean = rows.abs().mean(1) if counts is None else (rows.abs() * counts).sum(1) / counts.sum(1)
-    scale = (2 * mean).clamp(min=torch.finfo(torch.float32).tiny).to(wide.dtype)
-    if axis is None:
-        scale = scale.view([1] * weight.dim())
-    else:
-        shape = [1] * weight.dim()
-        shape[axis] = -1
-        scale = scale.view(shape)
+    scale = statistic_scale(wide, axis, counts)
     codes = (wide / scale).clamp_(-1, 1 - 1e-6).mul_(levels).sub_(0.5).round_().add_(0.5)
     return codes.mul_(scale / levels)
+
+
+def statistic_scale(weight: Tensor, axis: int | None, counts: Tensor | None = None) -> Tensor:
+    """S, shaped so that it broadcasts against ``weight``."""
+    rows = as_rows(weight, axis)
+    mean = rows.abs().mean(1) if counts is None else (rows.abs() * counts).sum(1) / counts.sum(1)
+    scale = (2 * mean).clamp(min=torch.finfo(torch.float32).tiny).to(weight.dtype)
+    shape = [1] * weight.dim()
+    if axis is not None:
+        shape[axis] = -1
+    return scale.view(shape)
 
 
 class _Statistic(Function):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...registry import QUANTIZERS
 from ..functional import affine_parameters, fake_quantize
+from ..learned_grid import MIN_STEP, Parameters, Part, learned_fake_quantize
 from ..observers import Samples
 from .base import Quantizer
 
@@ -22,6 +23,7 @@ class UniformQuantizer(Quantizer):
         include_zero: widen ranges to hold 0, so that zeros stay exactly zero.
     """
 
+    override_roles: tuple[str, ...] = ('attn', 'fc2_in')
     scale: Tensor
     zero_point: Tensor
 
@@ -50,7 +52,20 @@ class UniformQuantizer(Quantizer):
     def _set_range(self, low: Tensor, high: Tensor) -> None:
         self.set_grid(*self.parameters_for(low, high))
 
+    def learnable(self) -> list[Tensor]:
+        """The scale of a tensor's grid; zero points stay, and so do grids of many scales."""
+        return [self.scale] if self.axis is None else []
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Keep the scale above zero."""
+        self.scale.clamp_(min=MIN_STEP)
+
     def _grid(self, x: Tensor, out: Tensor | None) -> Tensor:
+        if self.scale.requires_grad and torch.is_grad_enabled():
+            lowest = -int(self.zero_point)
+            part = Part(0, len(x), lowest, lowest + 2**self.bits - 1, gradient_scale=1.0)
+            return learned_fake_quantize(x, [part], [Parameters(self.scale, None, None)])
         return fake_quantize(x, self.scale, self.zero_point, self.bits, self.axis, out)
 
     def ends(self) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@
 #pragma once
 #include <algorithm>
 
+#include "bf16.h"
 #include "learned.h"
 
 namespace mixaq {
@@ -45,46 +46,58 @@ struct HeadScratch {
 };
 constexpr size_t kHeadBytes = sizeof(HeadScratch<kManyVectors>);
 
-// Returns the sum of what it writes.
+// Probabilities on a logarithmic grid: the logarithm of each is its logit to base 2 less that of the sum. `reference` is
+// that of the sum times the grid's scale.
+template <int Steps, int Vectors>
+inline void logarithmic(const Attention& p, const __m512 (&logits)[Vectors], __m512 reference, __m512* out) {
+  const __m512 steps = _mm512_set1_ps(Steps), limit = _mm512_set1_ps(std::min(p.probability_levels, 127.0f * Steps));
+  const __m512i end = _mm512_cvtps_epi32(limit);  // at the latest where bf16 ends
+  const __m512i even = _mm512_castps_si512(_mm512_set1_ps(Steps == 2 ? 169 / 128.0f : 1.0f));
+  const __m512i odd = _mm512_castps_si512(_mm512_set1_ps(239 / 128.0f));
+#pragma GCC unroll 9
+  for (int v = 0; v < Vectors; ++v) {
+    const __m512 exact = _mm512_mul_ps(_mm512_sub_ps(reference, logits[v]), steps);
+    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(exact, _mm512_setzero_ps()), limit));
+    __m512i value = even, halvings = q;
+    if constexpr (Steps == 2) {
+      value = _mm512_mask_blend_epi32(_mm512_test_epi32_mask(q, _mm512_set1_epi32(1)), even, odd);
+      halvings = _mm512_srli_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(1)), 1);
+    }
+    value = _mm512_maskz_sub_epi32(_mm512_cmplt_epi32_mask(q, end), value, _mm512_slli_epi32(halvings, 23));
+    out[v] = _mm512_castsi512_ps(value);
+  }
+}
+
+// `x`: logits where the grid is logarithmic, else their exponentials; `of_sum`: `reference` there, else the inverse of
+// the sum. Returns the sum of what it writes.
 template <int Vectors>
-inline float quantize_probabilities(const Attention& p, __m512 (&x)[Vectors], float sum, float inverse_step,
+inline float quantize_probabilities(const Attention& p, const __m512 (&x)[Vectors], __m512 of_sum, float inverse_step,
                                     uint16_t* out) {
   constexpr int kPairs = (Vectors + 1) / 2;
   __m512 values[2 * kPairs];
   values[2 * kPairs - 1] = _mm512_setzero_ps();
-  if (p.steps_per_octave > 0) {
-    // log2 of a probability is its logit less log2 of the sum: no division, no logarithm per value
-    const float steps = p.steps_per_octave;
-    const __m512 reference = _mm512_set1_ps(__builtin_log2f(sum) + p.probability_log_scale);
-    const __m512 limit = _mm512_set1_ps(p.probability_levels);
-    for (int v = 0; v < Vectors; ++v) {
-      __m512 q = _mm512_mul_ps(_mm512_sub_ps(reference, x[v]), _mm512_set1_ps(steps));
-      q = _mm512_roundscale_ps(_mm512_min_ps(_mm512_max_ps(q, _mm512_setzero_ps()), limit), kNearest);
-      const __mmask16 kept = _mm512_cmp_ps_mask(q, limit, _CMP_LT_OQ);
-      __m512 one = _mm512_set1_ps(1.0f);
-      if (p.steps_per_octave == 2) {
-        const __mmask16 odd = _mm512_test_epi32_mask(_mm512_cvtps_epi32(q), _mm512_set1_epi32(1));
-        one = _mm512_mask_blend_ps(odd, _mm512_set1_ps(169 / 128.0f), _mm512_set1_ps(239 / 128.0f));
-      }
-      // scalef rounds the exponent down: one * 2^-ceil(q / 2) for odd q
-      values[v] = _mm512_maskz_scalef_ps(kept, one, _mm512_mul_ps(q, _mm512_set1_ps(-1.0f / steps)));
-    }
+  if (p.steps_per_octave == 2) {
+    logarithmic<2>(p, x, of_sum, values);
+  } else if (p.steps_per_octave == 1) {
+    logarithmic<1>(p, x, of_sum, values);
   } else {
-    const __m512 inverse = _mm512_set1_ps(1.0f / sum);
-    for (int v = 0; v < Vectors; ++v) {
-      values[v] = _mm512_mul_ps(x[v], inverse);
-      if (p.steps_per_octave == 0) {
-        const __m512 zero = _mm512_set1_ps(p.probability_zero);
+#pragma GCC unroll 9
+    for (int v = 0; v < Vectors; ++v) values[v] = _mm512_mul_ps(x[v], of_sum);
+    if (p.steps_per_octave == 0) {
+      const __m512 zero = _mm512_set1_ps(p.probability_zero), top = _mm512_set1_ps(p.probability_levels);
+#pragma GCC unroll 9
+      for (int v = 0; v < Vectors; ++v) {
         __m512 q = _mm512_roundscale_ps(_mm512_mul_ps(values[v], _mm512_set1_ps(inverse_step)), kNearest);
         q = _mm512_max_ps(_mm512_add_ps(q, zero), _mm512_setzero_ps());
-        values[v] = _mm512_sub_ps(_mm512_min_ps(q, _mm512_set1_ps(p.probability_levels)), zero);
+        values[v] = _mm512_sub_ps(_mm512_min_ps(q, top), zero);
       }
     }
   }
   __m512 total = _mm512_setzero_ps();
+#pragma GCC unroll 5
   for (int pair = 0; pair < kPairs; ++pair) {
     const __m512 first = values[2 * pair], second = values[2 * pair + 1];
-    _mm512_store_si512(out + 32 * pair, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+    _mm512_store_si512(out + 32 * pair, to_bf16(first, second));
     total = _mm512_add_ps(total, _mm512_add_ps(first, second));
   }
   return _mm512_reduce_add_ps(total);
@@ -97,7 +110,9 @@ inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens,
                         const uint8_t* const* q, const float* const* bias, uint8_t* const* out,
                         const int64_t* position, const LearnedHead& learned) {
   __m512i sums[Rows][Vectors];
+#pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 9
     for (int v = 0; v < Vectors; ++v) sums[r][v] = key_terms[v];
 #pragma GCC unroll 8
   for (int d = 0; d < Channels / 4; ++d) {
@@ -110,48 +125,62 @@ inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens,
       for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], x, keys[v]);
     }
   }
+  // all rows step by step, so that they need not wait for each other's sums over lanes
   const __m512 multiplier = _mm512_set1_ps(p.logit_multiplier);
-  float weights[Rows];
+  __m512 x[Rows][Vectors], of_rows[4];
+#pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
-    __m512 x[Vectors], e[Vectors];
+#pragma GCC unroll 9
     for (int v = 0; v < Vectors; ++v) {
       const __m512 logit = _mm512_cvtepi32_ps(sums[r][v]), addend = _mm512_loadu_ps(bias[r] + 16 * v);
       if constexpr (IsLearned) {
         const __m512 scale = _mm512_set1_ps(learned.grids->q.step[position[r]]);
-        x[v] = _mm512_fmadd_ps(logit, _mm512_mul_ps(scale, _mm512_load_ps(s.key_scale + 16 * v)),
-                               _mm512_add_ps(addend, _mm512_load_ps(s.key_addend + 16 * v)));
+        x[r][v] = _mm512_fmadd_ps(logit, _mm512_mul_ps(scale, _mm512_load_ps(s.key_scale + 16 * v)),
+                                  _mm512_add_ps(addend, _mm512_load_ps(s.key_addend + 16 * v)));
       } else {
-        x[v] = _mm512_fmadd_ps(logit, multiplier, addend);
+        x[r][v] = _mm512_fmadd_ps(logit, multiplier, addend);
       }
+      of_rows[r] = v ? _mm512_max_ps(of_rows[r], x[r][v]) : x[r][v];
     }
-    __m512 top = x[0];
-    for (int v = 1; v < Vectors; ++v) top = _mm512_max_ps(top, x[v]);
-    top = _mm512_set1_ps(_mm512_reduce_max_ps(top));
-    __m512 total = _mm512_setzero_ps();
+  }
+#pragma GCC unroll 4
+  for (int r = Rows; r < 4; ++r) of_rows[r] = of_rows[0];
+  const __m512 tops = reduce_four(of_rows, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+  const bool by_logits = p.steps_per_octave > 0;
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    const __m512 top = one_of_four(tops, r);
+#pragma GCC unroll 9
     for (int v = 0; v < Vectors; ++v) {
-      x[v] = _mm512_sub_ps(x[v], top);
-      e[v] = exp2_negative(x[v]);
-      total = _mm512_add_ps(total, e[v]);
+      x[r][v] = _mm512_sub_ps(x[r][v], top);
+      const __m512 e = exp2_negative(x[r][v]);
+      of_rows[r] = v ? _mm512_add_ps(of_rows[r], e) : e;
+      if (!by_logits) x[r][v] = e;
     }
-    const float sum = _mm512_reduce_add_ps(total);
+  }
+  __m512 of_sums = reduce_four(of_rows, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+  of_sums = by_logits ? _mm512_add_ps(log2_positive(of_sums), _mm512_set1_ps(p.probability_log_scale))
+                      : _mm512_div_ps(_mm512_set1_ps(1.0f), of_sums);
+  float weights[Rows];
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
     const float inverse = IsLearned ? learned.grids->attn.inverse[position[r]] : p.probability_inverse_step;
-    weights[r] = quantize_probabilities<Vectors>(p, p.steps_per_octave > 0 ? x : e, sum, inverse, s.probabilities[r]);
+    weights[r] = quantize_probabilities<Vectors>(p, x[r], one_of_four(of_sums, r), inverse, s.probabilities[r]);
   }
   __m512 result[Rows][Channels / 16];
   for (int r = 0; r < Rows; ++r)
     for (int c = 0; c < Channels / 16; ++c) result[r][c] = _mm512_setzero_ps();
   for (int pair = 0; pair < (tokens + 1) / 2; ++pair) {
-    __m512bh values[Channels / 16];
-    for (int c = 0; c < Channels / 16; ++c) values[c] = (__m512bh)_mm512_load_si512(s.values[pair][16 * c]);
+    __m512i values[Channels / 16];
+    for (int c = 0; c < Channels / 16; ++c) values[c] = _mm512_load_si512(s.values[pair][16 * c]);
     for (int r = 0; r < Rows; ++r) {
       int32_t two;
       std::memcpy(&two, s.probabilities[r] + 2 * pair, 4);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+      const __m512i x = _mm512_set1_epi32(two);
       for (int c = 0; c < Channels / 16; ++c) {
-        result[r][c] = _mm512_dpbf16_ps(result[r][c], x, values[c]);
-        if constexpr (IsLearned)
-          result[r][c] =
-              _mm512_dpbf16_ps(result[r][c], x, (__m512bh)_mm512_load_si512(s.values_rest[pair][16 * c]));
+        result[r][c] = dot_bf16(result[r][c], x, values[c]);
+        if (IsLearned && learned.grids->v_by_position)
+          result[r][c] = dot_bf16(result[r][c], x, _mm512_load_si512(s.values_rest[pair][16 * c]));
       }
     }
   }
@@ -162,7 +191,7 @@ inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens,
       if constexpr (IsLearned) {
         const Learned& l = *learned.grids;
         const __m512 offset = _mm512_mul_ps(_mm512_set1_ps(weights[r]), _mm512_loadu_ps(l.v_after + 16 * c));
-        const __m512 y = _mm512_fmadd_ps(_mm512_add_ps(result[r][c], offset),
+        const __m512 y = _mm512_fmadd_ps(_mm512_fmadd_ps(result[r][c], _mm512_loadu_ps(l.v_scale + 16 * c), offset),
                                          _mm512_set1_ps(l.attn.step[position[r]]),
                                          _mm512_loadu_ps(learned.out_before + 16 * c));
         code = _mm512_fmadd_ps(y, _mm512_set1_ps(l.proj_in.inverse[position[r]]), out_zero);
@@ -171,11 +200,6 @@ inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens,
       }
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out[r] + 16 * c), to_codes(code, _mm512_set1_ps(p.out_top)));
     }
-}
-
-inline __m512 rounded_to_bf16(__m512 x) {
-  const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
 // `steps`: of each token, or null where they are one factor of the result.
@@ -192,24 +216,36 @@ inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero
       const auto load = [&](const uint8_t* codes, int of) {
         const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
         const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(narrow)), shift);
-        return IsLearned ? _mm512_mul_ps(x, _mm512_set1_ps(steps[of])) : x;
+        return IsLearned && steps ? _mm512_mul_ps(x, _mm512_set1_ps(steps[of])) : x;
       };
       const __m512 first = load(at, token);
       const __m512 second = token + 1 < tokens ? load(at + stride, token + 1) : _mm512_setzero_ps();
       const auto store = [&](uint16_t* target, __m512 y, __m512 x) {
-        _mm512_store_si512(target, _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(y, x)));
+        _mm512_store_si512(target, _mm512_permutexvar_epi16(interleave, to_bf16(x, y)));
       };
       store(s.values[token / 2][c], second, first);
-      if constexpr (IsLearned)
+      if (IsLearned && steps)
         store(s.values_rest[token / 2][c], _mm512_sub_ps(second, rounded_to_bf16(second)),
               _mm512_sub_ps(first, rounded_to_bf16(first)));
     }
 }
 
-// Four codes less a zero point each, as signed bytes.
-inline uint32_t subtract_bytes(uint32_t codes, uint32_t zeros) {
-  constexpr uint32_t kHigh = 0x80808080u;
-  return ((codes | kHigh) - (zeros & ~kHigh)) ^ ((codes ^ ~zeros) & kHigh);
+// Codes less their zero point as signed bytes, four channels of 16 tokens side by side.
+template <int Vectors, int Channels>
+inline void pack_keys(const uint8_t* k, int64_t stride, int tokens, int zero, HeadScratch<Vectors>& s) {
+  const __m512i zeros = _mm512_set1_epi8(static_cast<char>(zero));
+  int token = 0;
+  for (; token + 16 <= tokens; token += 16)
+    for (int d = 0; d < Channels / 4; d += 4) {
+      __m512 columns[4];
+      four_columns(reinterpret_cast<const float*>(k + token * stride + 4 * d), stride / 4, columns);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i)
+        _mm512_store_si512(s.keys[d + i][token], _mm512_sub_epi8(_mm512_castps_si512(columns[i]), zeros));
+    }
+  for (; token < tokens; ++token)
+    for (int channel = 0; channel < Channels; ++channel)
+      s.keys[channel / 4][token][channel % 4] = static_cast<int8_t>(k[token * stride + channel] - zero);
 }
 
 // Key steps, and what the offset of the queries gives with each key, both times log2 e.
@@ -244,18 +280,11 @@ void attend_head(const Attention& p, void* memory, int tokens, const uint8_t* qk
   HeadScratch<Vectors>& s = *static_cast<HeadScratch<Vectors>*>(memory);
   const int64_t stride = 3 * width;
   // another zero point of all keys moves a query's logits alike, unless keys have steps of their own
-  const uint32_t zeros = 0x01010101u * static_cast<uint32_t>(IsLearned ? learned.grids->k_zero : 128);
-  for (int token = 0; token < tokens; ++token) {
-    const uint8_t* k = qkv + token * stride + width + first;
-    for (int d = 0; d < Channels / 4; ++d) {
-      uint32_t four;
-      std::memcpy(&four, k + 4 * d, 4);
-      four = IsLearned ? subtract_bytes(four, zeros) : four ^ zeros;  // less 128: the highest bit
-      std::memcpy(s.keys[d][token], &four, 4);
-    }
-  }
-  pack_values<Vectors, Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero,
-                                            IsLearned ? learned.grids->v.step : nullptr, s);
+  pack_keys<Vectors, Channels>(qkv + width + first, stride, tokens, IsLearned ? learned.grids->k_zero : 128, s);
+  const float* value_steps = nullptr;
+  if constexpr (IsLearned)
+    if (learned.grids->v_by_position) value_steps = learned.grids->v.step;
+  pack_values<Vectors, Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero, value_steps, s);
   if constexpr (IsLearned) learn_keys<Vectors, Channels>(*learned.grids, tokens, s);
   __m512i key_terms[Vectors];
   for (int v = 0; v < Vectors; ++v) {

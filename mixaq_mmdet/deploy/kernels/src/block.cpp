@@ -4,6 +4,7 @@
 #include "gemm.h"
 #include "norm.h"
 #include "parallel.h"
+#include "sizes.h"
 
 namespace mixaq {
 
@@ -27,6 +28,22 @@ struct Windows {
   int64_t num_rows, count, high;
   const int32_t* kinds;
 };
+
+// What does not fit, or null: what is read and written lies at places that `rows` and `slots` name.
+const char* misfit(const Windows& windows, int64_t stream_rows, int64_t tokens) {
+  if (windows.high < 0 || windows.high > windows.count) return "there are more high windows than windows";
+  const uint64_t slots = windows.count * tokens;
+  if (!windows.slots && windows.num_rows != windows.count * tokens) return "windows without padding lack tokens";
+  bool outside = false, unordered = false;
+  for (int64_t r = 0; r < windows.num_rows; ++r)
+    outside |= static_cast<uint64_t>(windows.rows[r]) >= static_cast<uint64_t>(stream_rows);
+  if (outside) return "a row lies outside of the stream";
+  for (int64_t r = 0; windows.slots && r < windows.num_rows; ++r) {
+    outside |= static_cast<uint64_t>(windows.slots[r]) >= slots;
+    unordered |= r && windows.slots[r] <= windows.slots[r - 1];
+  }
+  return outside ? "a slot lies outside of the windows" : unordered ? "slots are not in order" : nullptr;
+}
 
 // Where tests look: copies of what lies between the products, for all rows of a run (see ../trace.py).
 struct Trace {
@@ -136,33 +153,43 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
   }
   if (l)
     multiply(b.qkv, branch, m.codes, num_rows, m.row_sums,
-             LearnedToCodes{m.qkv, 3 * width, b.qkv_top[branch], l->qkv_zero, places, m.positions,
+             LearnedToCodes{{m.qkv, 3 * width, places}, b.qkv_top[branch], l->qkv_zero, m.positions,
                             {l->q.inverse, l->k.inverse, l->v.inverse}, width},
              steps_of_rows(l->qkv_in));
   else
-    multiply(b.qkv, branch, m.codes, num_rows, m.row_sums, ToCodes{m.qkv, 3 * width, b.qkv_top[branch], places});
+    multiply(b.qkv, branch, m.codes, num_rows, m.row_sums, ToCodes{{m.qkv, 3 * width, places}, b.qkv_top[branch]});
   if (trace) copy_rows(trace->qkv, chunk.first * b.tokens, m.qkv, num_slots, 3 * width);
   attend(b, windows, chunk, m, trace);
   if (trace) copy_rows(trace->proj_in, chunk.first_row, m.codes, num_rows, width);
-  multiply(b.proj, branch, m.codes, num_rows, m.row_sums, AddToStream{stream, width, rows},
+  multiply(b.proj, branch, m.codes, num_rows, m.row_sums, AddToStream{{stream, width}, rows},
            l ? steps_of_rows(l->proj_in) : nullptr);
 
   normalise(b.gamma2[branch], b.beta2[branch], b.fc1_in_top[branch], l ? &l->fc1_in : nullptr, l ? l->fc1_in_zero : 0);
   if (trace) copy_rows(trace->fc1_in, chunk.first_row, m.codes, num_rows, width);
-  const __m512 zero = _mm512_set1_ps(b.fc2_in_zero[branch]), top = _mm512_set1_ps(b.fc2_in_top[branch]);
+  const CodeRows hidden_rows{m.hidden, hidden, nullptr};
+  const float zero = b.fc2_in_zero[branch];
+  const __m512 top = _mm512_set1_ps(b.fc2_in_top[branch]);
   if (l)
     multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
-             LearnedGeluToCodes{m.hidden, hidden, l->fc2_in_before, m.positions, l->fc2_in.inverse, zero, top},
+             LearnedGeluToCodes{hidden_rows, l->fc2_in_before, m.positions, l->fc2_in.inverse, _mm512_set1_ps(zero), top,
+                                Gelu()},
              steps_of_rows(l->fc1_in));
   else
     multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
-             GeluToCodes{m.hidden, hidden, _mm512_set1_ps(b.fc2_in_inverse[branch]), zero, top});
+             GeluToCodes{hidden_rows, Gelu(b.fc2_in_inverse[branch], zero), top});
   if (trace) copy_rows(trace->fc2_in, chunk.first_row, m.hidden, num_rows, hidden);
-  multiply(b.fc2, branch, m.hidden, num_rows, m.row_sums, AddToStream{stream, width, rows},
+  multiply(b.fc2, branch, m.hidden, num_rows, m.row_sums, AddToStream{{stream, width}, rows},
            l ? steps_of_rows(l->fc2_in) : nullptr);
 }
 
 }  // namespace mixaq
+
+MIXAQ_SIZE_OF(Block)
+MIXAQ_SIZE_OF(Linear)
+MIXAQ_SIZE_OF(Attention)
+MIXAQ_SIZE_OF(Steps)
+MIXAQ_SIZE_OF(Learned)
+MIXAQ_SIZE_OF(Trace)
 
 // Whether products run on matrix tiles from now on: if they are wanted, and this CPU and system have them.
 extern "C" int mixaq_matrix_tiles(int wanted) {
@@ -170,13 +197,15 @@ extern "C" int mixaq_matrix_tiles(int wanted) {
   return mixaq::matrix_tiles();
 }
 
-// In place: every window reads and writes its own rows of `stream` (rows, channels) only. `trace` may be null.
-extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int64_t* rows, const int64_t* slots,
-                            int64_t num_rows, int64_t count, int64_t high, const int32_t* kinds, int threads,
-                            const mixaq::Trace* trace) {
+// In place: every window reads and writes its own rows of `stream` (stream_rows, channels) only. `trace` may be null.
+// Returns null, or what does not fit.
+extern "C" const char* mixaq_block(const mixaq::Block* block, float* stream, int64_t stream_rows, const int64_t* rows,
+                                   const int64_t* slots, int64_t num_rows, int64_t count, int64_t high,
+                                   const int32_t* kinds, int threads, const mixaq::Trace* trace) {
   using namespace mixaq;
   const Block& b = *block;
   const Windows windows{rows, slots, num_rows, count, high, kinds};
+  if (const char* reason = misfit(windows, stream_rows, b.tokens)) return reason;
   int64_t per_chunk = std::max<int64_t>(kCacheBytes / (b.tokens * b.fc1.outputs), 1);
   per_chunk = std::max<int64_t>(std::min(per_chunk, (count + threads - 1) / threads), 1);
   const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk, threads);
@@ -195,4 +224,5 @@ extern "C" void mixaq_block(const mixaq::Block* block, float* stream, const int6
     std::memset(m.head, 0, kHeadBytes);  // what lies behind the last token must be finite
     for (int64_t i = take(); i >= 0; i = take()) run_chunk(b, windows, chunks[i], stream, m, trace);
   });
+  return nullptr;
 }

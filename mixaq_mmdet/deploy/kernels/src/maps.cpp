@@ -1,7 +1,8 @@
-// What lies between the blocks: patch embedding, patch merging, output norms.
+// What lies between the blocks: patch merging and output norms.
 #include "gemm.h"
 #include "norm.h"
 #include "parallel.h"
+#include "sizes.h"
 
 namespace mixaq {
 
@@ -15,123 +16,20 @@ struct Merging {
   int64_t channels;
 };
 
-struct Embedding {
-  Linear projection;
-  float in_inverse, in_zero, in_top;
-  const float* in_before;     // (in_channels,) added before rounding
-  const float *gamma, *beta;  // null: no norm
-  float epsilon;
-  int64_t in_channels, patch;
-};
-
-inline float code_of(float x, float inverse, float zero, float top) {
-  return std::min(std::max(__builtin_rintf(x * inverse) + zero, 0.0f), top);
-}
-
-// Codes of one patch, in the order of a convolution's weights; outside of the image lies zero.
-void gather_patch(const Embedding& e, const float* image, int64_t height, int64_t width, int64_t top, int64_t left,
-                  uint8_t* out) {
-  for (int64_t c = 0; c < e.in_channels; ++c) {
-    const auto code = [&](float value) {
-      return static_cast<uint8_t>(code_of(value + e.in_before[c], e.in_inverse, e.in_zero, e.in_top));
-    };
-    const uint8_t blank = code(0);
-    for (int64_t y = top; y < top + e.patch; ++y)
-      for (int64_t x = left; x < left + e.patch; ++x)
-        *out++ = y < height && x < width ? code(image[(c * height + y) * width + x]) : blank;
-  }
-}
-
-// Four patches of 4 x 4 pixels side by side, all inside of the image: 16 pixels of a row are 4 codes of each.
-void gather_four_patches(const Embedding& e, const float* image, int64_t height, int64_t width, int64_t top,
-                         int64_t left, uint8_t* out) {
-  const int64_t inputs = e.in_channels * 16;
-  const __m512 inverse = _mm512_set1_ps(e.in_inverse), zero = _mm512_set1_ps(e.in_zero);
-  const __m512 highest = _mm512_set1_ps(e.in_top);
-  for (int64_t c = 0; c < e.in_channels; ++c)
-    for (int64_t y = 0; y < 4; ++y) {
-      const __m512 pixels = _mm512_loadu_ps(image + (c * height + top + y) * width + left);
-      const __m512 scaled = _mm512_mul_ps(_mm512_add_ps(pixels, _mm512_set1_ps(e.in_before[c])), inverse);
-      // the integer part first: rounding behind the zero point would decide ties another way
-      const __m128i codes = to_codes(_mm512_add_ps(_mm512_roundscale_ps(scaled, kNearest), zero), highest);
-      alignas(16) uint8_t bytes[16];
-      _mm_store_si128(reinterpret_cast<__m128i*>(bytes), codes);
-      for (int64_t patch = 0; patch < 4; ++patch)
-        std::memcpy(out + patch * inputs + (c * 4 + y) * 4, bytes + patch * 4, 4);
-    }
-}
-
-// Codes of `count` patches, from the patch `first` of an image whose rows hold `columns` patches.
-void gather_patches(const Embedding& e, const float* image, int64_t height, int64_t width, int64_t columns,
-                    int64_t first, int64_t count, uint8_t* out) {
-  const int64_t inputs = e.projection.inputs;
-  for (int64_t patch = first; patch < first + count;) {
-    const int64_t top = patch / columns * e.patch, left = patch % columns * e.patch;
-    uint8_t* target = out + (patch - first) * inputs;
-    if (e.patch == 4 && top + 4 <= height && left + 16 <= width && patch + 4 <= first + count) {
-      gather_four_patches(e, image, height, width, top, left, target);
-      patch += 4;
-    } else {
-      gather_patch(e, image, height, width, top, left, target);
-      ++patch;
-    }
-  }
-}
-
-// Columns 0 to 3 of 16 rows.
-inline void four_columns(const float* rows, int64_t stride, __m512 (&columns)[4]) {
-  __m512 r[4];  // lane l of r[i] is row 4 l + i
-  for (int i = 0; i < 4; ++i) {
-    const auto four = [&](int lane) { return _mm_loadu_ps(rows + (4 * lane + i) * stride); };
-    r[i] = _mm512_castps128_ps512(four(0));
-    r[i] = _mm512_insertf32x4(r[i], four(1), 1);
-    r[i] = _mm512_insertf32x4(r[i], four(2), 2);
-    r[i] = _mm512_insertf32x4(r[i], four(3), 3);
-  }
-  const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r[0], r[1]));
-  const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r[2], r[3]));
-  const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r[0], r[1]));
-  const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r[2], r[3]));
-  columns[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
-  columns[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
-  columns[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
-  columns[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
-}
-
 }  // namespace mixaq
 
-// image (batch, in_channels, height, width) to out (batch * rows, channels).
-extern "C" void mixaq_embed(const mixaq::Embedding* embedding, const float* image, int64_t batch, int64_t height,
-                            int64_t width, float* out, int threads) {
-  using namespace mixaq;
-  const Embedding& e = *embedding;
-  const int64_t rows = (height + e.patch - 1) / e.patch, columns = (width + e.patch - 1) / e.patch;
-  const int64_t length = rows * columns, inputs = e.projection.inputs, outputs = e.projection.outputs;
-  const int64_t pieces = (length + kRows - 1) / kRows;
-  run_tasks(batch * pieces, threads, [&](const std::function<int64_t()>& take) {
-    Scratch scratch(kRows * (inputs + 4) + 128);
-    uint8_t* codes = scratch.take<uint8_t>(kRows * inputs);
-    int32_t* sums = scratch.take<int32_t>(kRows);
-    for (int64_t task = take(); task >= 0; task = take()) {
-      const int64_t index = task / pieces, patch = task % pieces * kRows, count = std::min(kRows, length - patch);
-      const int64_t first = index * length + patch;
-      gather_patches(e, image + index * e.in_channels * height * width, height, width, columns, patch, count, codes);
-      multiply(e.projection, 0, codes, count, sums, ToFloat{out + first * outputs, outputs});
-      for (int64_t r = 0; e.gamma && r < count; ++r) {
-        float* row = out + (first + r) * outputs;
-        norm_to_float(row, outputs, e.gamma, e.beta, e.epsilon, row);
-      }
-    }
-  });
-}
+MIXAQ_SIZE_OF(Merging)
 
-// stream (batch, height, width, channels) to out (batch, ceil(height / 2), ceil(width / 2), outputs).
-extern "C" void mixaq_merge(const mixaq::Merging* merging, const float* stream, int64_t batch, int64_t height,
-                            int64_t width, float* out, int threads) {
+// stream (batch, height, width, channels), `values` numbers, to out (batch, ceil(height / 2), ceil(width / 2), outputs),
+// `results` numbers. Returns null, or what does not fit.
+extern "C" const char* mixaq_merge(const mixaq::Merging* merging, const float* stream, int64_t values, int64_t batch,
+                                   int64_t height, int64_t width, float* out, int64_t results, int threads) {
   using namespace mixaq;
   const Merging& m = *merging;
   const int64_t rows = (height + 1) / 2, columns = (width + 1) / 2, total = batch * rows * columns;
   const int64_t channels = m.channels, inputs = 4 * channels, outputs = m.reduction.outputs;
+  if (values != batch * height * width * channels) return "the stream has another number of channels or tokens";
+  if (results != total * outputs) return "the merged tokens do not fit their memory";
   run_tasks((total + kRows - 1) / kRows, threads, [&](const std::function<int64_t()>& take) {
     Scratch scratch(kRows * (inputs + 4) + inputs * 4 + 192);
     uint8_t* codes = scratch.take<uint8_t>(kRows * inputs);
@@ -151,15 +49,19 @@ extern "C" void mixaq_merge(const mixaq::Merging* merging, const float* stream, 
         }
         norm_to_codes(corners, inputs, m.gamma, m.beta, m.epsilon, _mm512_set1_ps(m.in_top), codes + r * inputs);
       }
-      multiply(m.reduction, 0, codes, count, sums, ToFloat{out + first * outputs, outputs});
+      multiply(m.reduction, 0, codes, count, sums, ToFloat{{out + first * outputs, outputs}});
     }
   });
+  return nullptr;
 }
 
-// stream (batch, length, channels), normed, to out (batch, channels, length).
-extern "C" void mixaq_output(const float* stream, const float* gamma, const float* beta, float epsilon, int64_t batch,
-                             int64_t length, int64_t channels, float* out, int threads) {
+// stream (batch, length, channels), normed, to out (batch, channels, length). Returns null, or what does not fit.
+extern "C" const char* mixaq_output(const float* stream, const float* gamma, const float* beta, float epsilon,
+                                    int64_t batch, int64_t length, int64_t channels, float* out, int64_t results,
+                                    int threads) {
   using namespace mixaq;
+  if (channels % 16) return "the channels are no multiple of 16";
+  if (results != batch * channels * length) return "the map does not fit its memory";
   // rows of an odd number of cache lines: 16 of them, read at one column, lie in sets of their own
   const int64_t stride = channels + 16;
   // as many tokens as stay in L2: each channel is a page of its own to write to
@@ -191,4 +93,22 @@ extern "C" void mixaq_output(const float* stream, const float* gamma, const floa
     }
     _mm_sfence();
   });
+  return nullptr;
+}
+
+// stream (rows, channels), normed, to codes (rows, channels), `results` of them; gamma and beta hold the grid. Returns
+// null, or what does not fit.
+extern "C" const char* mixaq_output_codes(const float* stream, const float* gamma, const float* beta, float epsilon,
+                                          float top, int64_t rows, int64_t channels, uint8_t* out, int64_t results,
+                                          int threads) {
+  using namespace mixaq;
+  if (channels % 16) return "the channels are no multiple of 16";
+  if (results != rows * channels) return "the codes do not fit their memory";
+  const __m512 highest = _mm512_set1_ps(top);
+  run_tasks((rows + kRows - 1) / kRows, threads, [&](const std::function<int64_t()>& take) {
+    for (int64_t task = take(); task >= 0; task = take())
+      for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
+        norm_to_codes(stream + r * channels, channels, gamma, beta, epsilon, highest, out + r * channels);
+  });
+  return nullptr;
 }

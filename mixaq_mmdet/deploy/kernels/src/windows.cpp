@@ -5,6 +5,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "sizes.h"
 
 namespace mixaq {
 
@@ -39,9 +40,13 @@ struct Grid {
 
 }  // namespace mixaq
 
-// Mean absolute activation of each row of stream (tokens, channels), to out (tokens,).
-extern "C" void mixaq_token_means(const float* stream, int64_t tokens, int64_t channels, float* out, int threads) {
+MIXAQ_SIZE_OF(Grid)
+
+// Mean absolute activation of each row of stream (tokens, channels), to out (tokens,). Returns null, or what does not fit.
+extern "C" const char* mixaq_token_means(const float* stream, int64_t tokens, int64_t channels, float* out,
+                                         int threads) {
   using namespace mixaq;
+  if (channels % 16) return "the channels are no multiple of 16";
   run_tasks((tokens + kTokens - 1) / kTokens, threads, [&](const std::function<int64_t()>& take) {
     for (int64_t task = take(); task >= 0; task = take())
       for (int64_t t = task * kTokens; t < std::min(tokens, (task + 1) * kTokens); ++t) {
@@ -51,6 +56,7 @@ extern "C" void mixaq_token_means(const float* stream, int64_t tokens, int64_t c
         out[t] = _mm512_reduce_add_ps(sum) / channels;
       }
   });
+  return nullptr;
 }
 
 // Scores (batch, windows) of one grid from the means (batch, height * width) of its tokens, `sign` times the L2 norm;

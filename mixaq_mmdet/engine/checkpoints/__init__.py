@@ -1,0 +1,1 @@
+"""Checkpoint files: reading any framework's weights safely, converting dialects, writing whole files."""
