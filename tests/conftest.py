@@ -28,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile('new examples' if config.option.markexpr == 'nightly' else 'same examples')
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker('nightly') and not item.get_closest_marker('timeout'):
+            item.add_marker(pytest.mark.timeout(3 * 3600))
+
+
 @pytest.fixture(autouse=True)
 def mmdet_scope() -> None:
     """Runs, and builds from other scopes, leave theirs behind: no test depends on which tests ran before it."""

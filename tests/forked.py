@@ -10,9 +10,9 @@ import atexit
 import multiprocessing
 import os
 import runpy
-import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,12 +100,16 @@ def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any, ti
 
 
 def finish(processes: Sequence[Any], timeout: float) -> None:
-    """Wait for processes; those that do not end are killed."""
-    for process in processes:
-        process.join(timeout)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+    """Wait for processes; those that do not end are killed, also where the wait is interrupted by a test's time limit."""
+    end = time.monotonic() + timeout
+    try:
+        for process in processes:
+            process.join(max(end - time.monotonic(), 0))
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
 def _script(words: list[str], cwd: str, environment: dict[str, str], output: str) -> None:

@@ -42,3 +42,13 @@ def test_another_cpu_finds_another_file(commands, monkeypatch):
     first = portable._build('true')
     monkeypatch.setattr(portable, 'cpu_features', lambda: frozenset({'avx2', 'avx512f'}))
     assert portable._build('true') != first
+
+
+def test_a_stopped_process_that_holds_the_lock_is_not_waited_for_for_ever(commands, monkeypatch):
+    fcntl = pytest.importorskip('fcntl', reason='files have no locks here')
+    monkeypatch.setattr(build, 'LONGEST_BUILD', 0.2)
+    cache = build.cache_folder()
+    cache.mkdir(parents=True)
+    with open(cache / 'lock', 'w') as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert portable._build('true').is_file()

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,6 +27,7 @@ CPU_FEATURES = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni')
 BF16_FEATURES, MATRIX_FEATURES = ('avx512_bf16',), ('amx_tile', 'amx_int8')
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-shared', '-pthread', '-mfma')
 LIBRARIES = ('-ldl',)
+LONGEST_BUILD = 600  # seconds
 DISABLED, NO_MATRICES, MORE_FLAGS = 'MIXAQ_NO_KERNELS', 'MIXAQ_NO_AMX', 'MIXAQ_KERNEL_FLAGS'
 
 
@@ -152,14 +154,24 @@ def built(compiler: str, flags: list[str], folder: Path, salt: str = '') -> Path
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time: a second one waits, then finds the library. Where files have no locks both build it."""
+    """One process at a time: a second one waits, then finds the library.
+
+    Where files have no locks both build it. So they do where the other one takes longer than a build can: it is stopped,
+    and builds beside each other do no harm.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
+    end = time.monotonic() + LONGEST_BUILD
     with open(lock, 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
         yield
 
 
@@ -168,6 +180,6 @@ def _compile(command: list[str], sources: Path, path: Path) -> None:
         built = Path(work) / path.name
         units = [str(source) for source in sorted(sources.glob('*.cpp'))]
         subprocess.run(
-            [*command, *units, '-o', str(built), *LIBRARIES], capture_output=True, text=True, check=True, timeout=600
+            [*command, *units, '-o', str(built), *LIBRARIES], capture_output=True, text=True, check=True, timeout=LONGEST_BUILD
         )
         os.replace(built, path)
