@@ -18,7 +18,7 @@ demo: setup
 	@$(VENV)/python tools/demo.py
 
 test: setup
-	@$(VENV)/python -m pytest tests -n $(JOBS) --dist loadfile
+	@$(VENV)/python -m pytest tests -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 test-pythons: setup
 	@$(VENV)/python tests/run_pythons.py

@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,9 +104,8 @@ def of_onnxruntime(path: Path, x: np.ndarray) -> tuple[np.ndarray, str]:
     return session.run(None, {'x': x})[0], next(name for name in names if name in PRODUCTS)
 
 
-def of_openvino(path: Path, x: np.ndarray) -> tuple[np.ndarray, str]:
+def of_openvino(core: openvino.Core, path: Path, x: np.ndarray) -> tuple[np.ndarray, str]:
     """Likewise."""
-    core = openvino.Core()
     model = core.compile_model(core.read_model(str(path)), 'CPU')
     found = [op.get_rt_info() for op in model.get_runtime_model().get_ops()]
     kernels = [(str(info['layerType'].astype(str)), str(info['primitiveType'].astype(str))) for info in found]
@@ -118,22 +118,24 @@ def main() -> None:
     parser.add_argument('--json', type=Path)
     path_of_json = parser.parse_args().json
     rng, rows = np.random.default_rng(0), []
+    core = openvino.Core()
+    runs = {'onnxruntime': of_onnxruntime, 'openvino': partial(of_openvino, core)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'product.onnx'
         for case in cases():
             model, x, exact = product(case, *codes_of(case, rng))
             onnx.save(model, path)
             row: dict[str, Any] = case._asdict()
-            for name, run in (('onnxruntime', of_onnxruntime), ('openvino', of_openvino)):
+            for name, run in runs.items():
                 out, kernel = run(path, x)
                 error = float(np.linalg.norm(out - exact) / np.linalg.norm(exact))
                 row[name] = {'relative_error': round(error, 4), 'kernel': kernel}
             rows.append(row)
             print(*case[:4], 'zero points' * case.zero_points, *(f'{name}: {row[name]}' for name in list(row)[5:]))
     if path_of_json:
-        capabilities = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        capabilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         device = {
-            'cpu': openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME'),
+            'cpu': core.get_property('CPU', 'FULL_DEVICE_NAME'),
             'openvino says it has': list(capabilities),
             'onnxruntime': version('onnxruntime'),
             'openvino': version('openvino'),

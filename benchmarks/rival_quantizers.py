@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaq_mmdet.deploy.export.targets.openvino import openvino_core
+
 Work = Callable[[Tensor], list[Tensor]]
 PRODUCTS = ('MatMul', 'Gemm', 'Conv')
 
@@ -67,11 +69,10 @@ def nncf_int8(source: Path, images: Tensor) -> Any:
     NNCF's preset for transformers without SmoothQuant, whose int8 model is slower.
     """
     import nncf
-    import openvino
 
     off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     return nncf.quantize(
-        openvino.Core().read_model(source),
+        openvino_core().read_model(source),
         nncf.Dataset([images.numpy()]),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=1,
@@ -81,8 +82,6 @@ def nncf_int8(source: Path, images: Tensor) -> Any:
 
 def openvino_session(model: Any, precision: str = 'f32') -> Work:
     """A model in OpenVINO; what is not quantized runs in ``precision``."""
-    import openvino
-
     options = {'INFERENCE_PRECISION_HINT': precision, 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(model, 'CPU', {**options, 'PERFORMANCE_HINT': 'LATENCY'})
+    compiled = openvino_core().compile_model(model, 'CPU', {**options, 'PERFORMANCE_HINT': 'LATENCY'})
     return lambda x: [torch.from_numpy(out) for out in compiled(x.numpy()).values()]

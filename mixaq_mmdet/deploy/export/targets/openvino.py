@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,20 @@ class OpenVino(Target):
         return census
 
 
-def _compile(path: Path, threads: int | None) -> Any:
+@lru_cache(maxsize=1)
+def openvino_core() -> Any:
+    """The process's only ``openvino.Core``.
+
+    The CPU plugin of each gives the thread an alternate signal stack, and gives back the one before it when it goes.
+    Two whose lives overlap leave a stack that is no longer mapped; the next signal (Ctrl-C) ends the process.
+    """
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def _compile(path: Path, threads: int | None) -> Any:
+    core = openvino_core()
     options: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY'}
     if threads:
         options['INFERENCE_NUM_THREADS'] = threads
