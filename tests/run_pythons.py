@@ -14,10 +14,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ('3.10', '3.11', '3.12', '3.13')
+SUITE = ('tests', '-n', '2', '--dist', 'loadfile', '--max-worker-restart', '0')  # as the Makefile's
 
 
 def interpreter(version: str) -> Path | None:
@@ -33,7 +35,7 @@ def interpreter(version: str) -> Path | None:
     return None
 
 
-def run(version: str, folder: Path, arguments: list[str]) -> tuple[bool, str]:
+def run(version: str, folder: Path, arguments: Sequence[str]) -> tuple[bool, str]:
     """(whether all passed, one line that says what ran) for one interpreter."""
     python = interpreter(version)
     if python is None:
@@ -44,7 +46,7 @@ def run(version: str, folder: Path, arguments: list[str]) -> tuple[bool, str]:
         return False, f'set-up failed with exit status {setup.returncode}'
     log = folder / f'python{version}.log'
     with log.open('w') as stream:
-        command = [place / 'bin' / 'python', '-m', 'pytest', *(arguments or ['tests'])]
+        command = [place / 'bin' / 'python', '-m', 'pytest', *(arguments or SUITE)]
         suite = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT)
     lines = [line for line in log.read_text(errors='replace').splitlines() if ' passed' in line or ' failed' in line]
     return suite.returncode == 0, f'{lines[-1].strip("= ") if lines else "pytest ended early"} ({log})'
