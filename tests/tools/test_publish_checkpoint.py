@@ -7,7 +7,13 @@ import json
 
 import pytest
 import torch
+from mmdet.registry import MODELS
+from tiny_detector import two_stages
 from tool_process import load_tool
+
+from mixaq_mmdet.engine.calibration import Calibrator
+from mixaq_mmdet.engine.detectors import load_detector
+from mixaq_mmdet.quantization.quantizers import Quantizer
 
 
 @pytest.fixture
@@ -52,6 +58,59 @@ def test_weights_are_halved_and_everything_else_left_behind(source, publish, tmp
     assert card['metrics_at_the_end_of_training'] == {'coco/bbox_mAP': 0.4}
     assert (card['seed'], card['command']) == (0, 'tools/train.py x.py')
     assert len(target.with_suffix('.log').read_text().splitlines()) == 3
+
+
+def test_folders_of_the_machine_become_the_data_folder(source, publish, tmp_path):
+    checkpoint = torch.load(source, weights_only=True)
+    root = '/home/somebody/coco/'
+    checkpoint['meta']['cfg'] += f"data_root = '{root}'\nann_file = '{root}annotations/train.json'\n"
+    torch.save(checkpoint, source)
+    publish(source, tmp_path / 'model.pth')
+    text = torch.load(tmp_path / 'model.pth', weights_only=True)['meta']['cfg']
+    assert "data_root = 'data/coco/'" in text
+    assert "ann_file = 'data/coco/annotations/train.json'" in text
+
+
+@pytest.fixture
+def quantized(tiny_cfg, tmp_path):
+    """(config, checkpoint) of a calibrated detector, as a training writes it."""
+
+    def write(method: str):
+        tiny_cfg.model = two_stages(tiny_cfg.model)
+        tiny_cfg.model.backbone.update(
+            type='TwoBranchSwin', quant={'method': method, 'w_bits': 4, 'a_bits': 8, 'low_a_bits': 4}, low_ratios=0.5
+        )
+        model = MODELS.build(tiny_cfg.model)
+        Calibrator(model.backbone).run([torch.randn(2, 3, 64, 64)])
+        path = tmp_path / f'{method}.pth'
+        torch.save({'meta': {'cfg': tiny_cfg.pretty_text}, 'state_dict': model.state_dict()}, path)
+        return tiny_cfg, path
+
+    return write
+
+
+@torch.no_grad()
+def test_weights_on_their_grids_give_the_codes_of_the_trained_model(quantized, publish, tmp_path):
+    cfg, trained = quantized('LSQ')
+    halved, on_grids = tmp_path / 'halved.pth', tmp_path / 'on_grids.pth'
+    publish(trained, halved)
+    publish(trained, on_grids, '--on-grids')
+    assert on_grids.stat().st_size < 0.8 * halved.stat().st_size
+    expected, found = (load_detector(cfg, path).backbone for path in (trained, on_grids))
+    layers = dict(expected.named_modules())
+    compared = 0
+    for path, layer in found.named_modules():
+        if isinstance(getattr(layer, 'weight_quant', None), Quantizer):
+            assert torch.equal(layer.quantized_weight(), layers[path].quantized_weight()), path
+            compared += 1
+    assert compared > 8
+
+
+def test_grids_that_follow_the_weights_are_refused(quantized, publish, tmp_path):
+    _, trained = quantized('OFQ')
+    with pytest.raises(SystemExit, match='rounds a rounded weight to another one'):
+        publish(trained, tmp_path / 'out.pth', '--on-grids')
+    assert not (tmp_path / 'out.pth').exists()
 
 
 def test_full_precision_on_request(source, publish, tmp_path):
