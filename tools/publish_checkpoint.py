@@ -45,6 +45,15 @@ def halve(state: dict[str, torch.Tensor], kept: Collection[str] = ()) -> dict[st
     }
 
 
+@torch.no_grad()
+def rounded(layer: QuantWeight) -> torch.Tensor | None:
+    """The weight as its quantizer rounds it; None if half precision of that would be rounded to something else."""
+    if layer.source_weight is not layer.weight:
+        return None
+    weight = layer.weight_quant(layer.weight)
+    return weight if torch.equal(layer.weight_quant(weight.half().float()), weight) else None
+
+
 def on_grids(config: str, source: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     """(weights rounded by their quantizers and halved, paths of quantizers) of a trained quantized model."""
     model = load_detector(Config.fromstring(config, '.py'), source)
@@ -52,12 +61,10 @@ def on_grids(config: str, source: Path) -> tuple[dict[str, torch.Tensor], list[s
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for path, layer in model.named_modules():
         if isinstance(layer, QuantWeight) and isinstance(layer.weight_quant, Quantizer):
-            with torch.no_grad():
-                rounded = layer.weight_quant(layer.weight)
-                again = layer.weight_quant(rounded.half().float())
-            if layer.source_weight is not layer.weight or not torch.equal(again, rounded):
+            weight = rounded(layer)
+            if weight is None:
                 raise SystemExit(f'--on-grids: {path} rounds a rounded weight to another one; publish without it')
-            state[f'{path}.weight'] = rounded
+            state[f'{path}.weight'] = weight
     if not quantizers:
         raise SystemExit(f'--on-grids: the model of {source} has no quantizers; publish without it')
     return state, sorted(f'{path}.' for path in quantizers)
