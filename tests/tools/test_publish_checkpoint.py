@@ -92,10 +92,8 @@ def quantized(tiny_cfg, tmp_path):
 @torch.no_grad()
 def test_weights_on_their_grids_give_the_codes_of_the_trained_model(quantized, publish, tmp_path):
     cfg, trained = quantized('LSQ')
-    halved, on_grids = tmp_path / 'halved.pth', tmp_path / 'on_grids.pth'
-    publish(trained, halved)
+    on_grids = tmp_path / 'on_grids.pth'
     publish(trained, on_grids, '--on-grids')
-    assert on_grids.stat().st_size < 0.8 * halved.stat().st_size
     expected, found = (load_detector(cfg, path).backbone for path in (trained, on_grids))
     layers = dict(expected.named_modules())
     compared = 0

@@ -15,6 +15,8 @@ from mmengine.registry import DATASETS, METRICS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mixaq_mmdet.engine.progress import progress
+
 from .run import fit_image
 from .targets import find_target
 
@@ -51,19 +53,21 @@ def evaluate(
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     metrics = {name: METRICS.build(cfg.val_evaluator) for name in ('simulated', 'exported')}
     identities: list[Any] = []
-    for index in range(len(dataset)):
-        if len(identities) == number:
-            break
-        data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
-        sample, x = data['data_samples'][0], data['inputs']
-        if x.shape[-2] > shape[0] or x.shape[-1] > shape[1]:
-            continue
-        identities.append(sample.img_id)
-        x = fit_image(x, shape)
-        sample.set_metainfo({'batch_input_shape': shape, 'pad_shape': shape})
-        for name, predict in (('simulated', _of_model(model)), ('exported', _of_session(session))):
-            sample.pred_instances = predict(x, sample)
-            metrics[name].process({}, [sample.to_dict()])
+    with progress('AP of both on val', min(number, len(dataset))) as tick:
+        for index in range(len(dataset)):
+            if len(identities) == number:
+                break
+            data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
+            sample, x = data['data_samples'][0], data['inputs']
+            if x.shape[-2] > shape[0] or x.shape[-1] > shape[1]:
+                continue
+            identities.append(sample.img_id)
+            x = fit_image(x, shape)
+            sample.set_metainfo({'batch_input_shape': shape, 'pad_shape': shape})
+            for name, predict in (('simulated', _of_model(model)), ('exported', _of_session(session))):
+                sample.pred_instances = predict(x, sample)
+                metrics[name].process({}, [sample.to_dict()])
+            tick()
     if not identities:
         raise ValueError(f'--evaluate: no image of val fits into shape={shape}; export a larger shape')
     found: dict[str, dict[str, float]] = {}
