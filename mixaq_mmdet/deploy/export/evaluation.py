@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mixaq_mmdet.engine.progress import progress
+from mixaq_mmdet.quantization import held_weights
 
 from .run import fit_image
 from .targets import find_target
@@ -53,7 +54,7 @@ def evaluate(
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     metrics = {name: METRICS.build(cfg.val_evaluator) for name in ('simulated', 'exported')}
     identities: list[Any] = []
-    with progress('AP of both on val', min(number, len(dataset))) as tick:
+    with torch.no_grad(), held_weights(model), progress('AP of both on val', min(number, len(dataset))) as tick:
         for index in range(len(dataset)):
             if len(identities) == number:
                 break
