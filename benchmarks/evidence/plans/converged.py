@@ -60,6 +60,7 @@ LEGS = [
     leg(1, float_models.SHIPPED),
     leg(2, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg1.pth'),
     leg(3, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg2.pth'),
+    leg(4, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg3.pth'),
 ]
 START = LEGS[-1]
 
