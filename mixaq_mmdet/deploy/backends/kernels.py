@@ -18,7 +18,7 @@ from .base import Backend, Embedding, EmbedsBytes, Merging, OutputMap, Size
 
 @BACKENDS.register_module(name='kernels')
 class KernelsBackend(Backend):
-    """AVX-512 VNNI, and AMX where there is.
+    """AVX2, AVX-512 VNNI or AMX, whatever the CPU has.
 
     Args:
         library: what ``deploy.kernels.load`` returned.
@@ -42,7 +42,7 @@ class KernelsBackend(Backend):
 
     def describe(self, reason: str) -> str:
         """Which instructions it takes."""
-        return f'int8 ({"AMX" if self.library.on_matrices else "AVX-512 VNNI"} kernels)'
+        return f'int8 ({self.library.instructions} kernels)'
 
     def refuses(self, part: Any) -> str:
         """Sizes that the kernels do not know."""

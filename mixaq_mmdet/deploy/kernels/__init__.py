@@ -1,4 +1,4 @@
-"""Integer kernels of the Swin backbone for CPUs with AVX-512 VNNI, built from C++ on first use; faster with AMX.
+"""Integer kernels of the Swin backbone for CPUs with AVX2, built from C++ on first use; faster with VNNI and AMX.
 
     kernels, reason = load()           # kernels is None, with a one-line reason, where they cannot run or be built
     block = IntegerBlock(kernels, BlockWeights(...))

@@ -14,17 +14,35 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .entries import ENTRIES, Entries, bind
 from .structures import MIRRORED, Mirrored, check_sizes
 
 LibraryT = TypeVar('LibraryT', bound='Library')
 
+
+class Vectors(NamedTuple):
+    """What the kernels can be built for.
+
+    Attributes:
+        needed: features of the CPU, as Linux names them.
+        optional: more of them, used where CPU and compiler have them.
+    """
+
+    needed: tuple[str, ...]
+    optional: tuple[tuple[str, ...], ...]
+
+
 SOURCES = Path(__file__).parent / 'src'
-CPU_FEATURES = ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni')
-# where this CPU and the compiler have them: products of bf16, which attention does in float without, and of matrices
+# products of bf16, which attention does in float without, and of matrices
 BF16_FEATURES, MATRIX_FEATURES = ('avx512_bf16',), ('amx_tile', 'amx_int8')
+AVX512 = Vectors(
+    ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni'), (BF16_FEATURES, MATRIX_FEATURES)
+)
+AVX2 = Vectors(('avx2', 'fma'), (('avx_vnni',),))
+INSTRUCTIONS = ('AVX2', 'AVX-VNNI', 'AVX-512 VNNI')
+"""What ``mixaq_instructions`` counts."""
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-shared', '-pthread', '-mfma')
 LIBRARIES = ('-ldl',)
 LONGEST_BUILD = 600  # seconds
@@ -68,16 +86,23 @@ class Kernels(Library):
         self.on_matrices = bool(self.call('matrix_tiles', wanted))
         return self.on_matrices
 
+    @property
+    def instructions(self) -> str:
+        """What products run on."""
+        return 'AMX' if self.on_matrices else INSTRUCTIONS[self.call('instructions')]
+
 
 @lru_cache(maxsize=1)
 def load() -> tuple[Kernels | None, str]:
     """The kernels and a line that tells where they come from, or None and why there are none."""
-    missing = [feature for feature in CPU_FEATURES if feature not in cpu_features()]
-    if not cpu_features() and not os.environ.get(DISABLED):
-        return None, f"what this CPU has is not known without Linux's /proc; the kernels need {', '.join(CPU_FEATURES)}"
-    if missing and not os.environ.get(DISABLED):
+    features = cpu_features()
+    vectors = next((vectors for vectors in (AVX512, AVX2) if features.issuperset(vectors.needed)), None)
+    if not features and not os.environ.get(DISABLED):
+        return None, f"what this CPU has is not known without Linux's /proc; the kernels need {', '.join(AVX2.needed)}"
+    if vectors is None and not os.environ.get(DISABLED):
+        missing = [feature for feature in AVX2.needed if feature not in features]
         return None, f'this CPU lacks {", ".join(missing)}'
-    return attempt(lambda compiler: Kernels(build(compiler)), 'integer kernels')
+    return attempt(lambda compiler: Kernels(build(compiler, vectors or AVX2)), 'integer kernels')
 
 
 def attempt(make: Callable[[str], LibraryT], name: str) -> tuple[LibraryT | None, str]:
@@ -109,11 +134,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mixaq_mmdet' / 'kernels'
 
 
-def build(compiler: str) -> Path:
+def build(compiler: str, vectors: Vectors) -> Path:
     """Compile unless the same sources, compiler and flags have been compiled before; returns the library."""
-    optional = [features for features in (BF16_FEATURES, MATRIX_FEATURES) if cpu_features().issuperset(features)]
+    optional = [features for features in vectors.optional if cpu_features().issuperset(features)]
     while True:
-        features = [feature for group in (CPU_FEATURES, *optional) for feature in group]
+        features = [feature for group in (vectors.needed, *optional) for feature in group]
         try:
             return built(compiler, [*FLAGS, *feature_flags(features)], SOURCES)
         except subprocess.CalledProcessError:

@@ -22,6 +22,7 @@ ENTRIES: Entries = {
     'rank': (None, [*[POINTER] * 2, LONG, POINTER, REAL, *[POINTER] * 3]),
     'assign': (LONG, [POINTER, LONG, POINTER, *[LONG] * 2, *[POINTER] * 4]),
     'matrix_tiles': (INT, [INT]),
+    'instructions': (INT, []),
 }
 PORTABLE_ENTRIES: Entries = {
     'roi_align': (REASON, [*[POINTER] * 2, *[INT] * 3]),

@@ -55,6 +55,7 @@ class Operation:
             *rows,
             *(packed.inputs, packed.outputs, packed.doubled),
             (ctypes.c_int32 * 2)(*packed.row_shift),
+            (ctypes.c_int32 * 2)(*packed.held),
         )
 
 

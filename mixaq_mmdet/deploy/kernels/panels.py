@@ -61,6 +61,7 @@ class PackedLinear(NamedTuple):
         outputs: N.
         doubled: whether products count twice.
         row_shift: for each branch.
+        held: for each branch, how many sums of two products fit 16 bits, where AVX2 would cut them; 0 where not even one.
     """
 
     panels: Tensor
@@ -72,6 +73,7 @@ class PackedLinear(NamedTuple):
     outputs: int
     doubled: bool
     row_shift: tuple[int, int]
+    held: tuple[int, int]
 
 
 def pack_linear(
@@ -113,4 +115,11 @@ def pack_linear(
         outputs,
         doubled,
         (high, low),
+        (sums_of_two_in_16_bits(codes, inputs[0]), sums_of_two_in_16_bits(codes, inputs[1])),
     )
+
+
+def sums_of_two_in_16_bits(weights: Tensor, grid: Grid) -> int:
+    """How many sums of two products of a grid's codes with weights (N, K) int8 fit 16 bits, whatever the codes are."""
+    largest = 2 * (2**grid.bits - 1) * int(weights.short().abs().max())
+    return (2**15 - 1) // max(largest, 1)

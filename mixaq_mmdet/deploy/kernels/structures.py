@@ -14,6 +14,7 @@ class Linear(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ('inputs', 'outputs')),
         ('doubling', ctypes.c_int32),
         ('row_shift', ctypes.c_int32 * 2),
+        ('held', ctypes.c_int32 * 2),
     ]
 
 

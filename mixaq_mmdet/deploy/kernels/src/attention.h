@@ -13,8 +13,8 @@ namespace mixaq {
 // Keys come in vectors of 16: up to four as there are, beyond that nine, for windows of up to 144 tokens (12 x 12).
 constexpr int kManyVectors = 9;
 constexpr int kMaxTokens = 160;  // in whole pairs of vectors
-// Queries at once: their sums and a step of all keys fit the registers.
-constexpr int rows_at_once(int vectors) { return vectors <= 4 ? 4 : 2; }
+// Queries at once: their sums and a step of all keys fit the registers of AVX-512.
+constexpr int rows_at_once(int vectors) { return kRegisters < 32 ? 1 : vectors <= 4 ? 4 : 2; }
 
 // What one branch does between q, k, v and the input of proj.
 struct Attention {
@@ -49,156 +49,156 @@ constexpr size_t kHeadBytes = sizeof(HeadScratch<kManyVectors>);
 // Probabilities on a logarithmic grid: the logarithm of each is its logit to base 2 less that of the sum. `reference` is
 // that of the sum times the grid's scale.
 template <int Steps, int Vectors>
-inline void logarithmic(const Attention& p, const __m512 (&logits)[Vectors], __m512 reference, __m512* out) {
-  const __m512 steps = _mm512_set1_ps(Steps), limit = _mm512_set1_ps(std::min(p.probability_levels, 127.0f * Steps));
-  const __m512i end = _mm512_cvtps_epi32(limit);  // at the latest where bf16 ends
-  const __m512i even = _mm512_castps_si512(_mm512_set1_ps(Steps == 2 ? 169 / 128.0f : 1.0f));
-  const __m512i odd = _mm512_castps_si512(_mm512_set1_ps(239 / 128.0f));
+inline void logarithmic(const Attention& p, const Floats (&logits)[Vectors], Floats reference, Floats* out) {
+  const Floats steps = floats(Steps), limit = floats(std::min(p.probability_levels, 127.0f * Steps));
+  const Ints end = to_ints(limit);  // at the latest where bf16 ends
+  const Ints even = bits(floats(Steps == 2 ? 169 / 128.0f : 1.0f));
+  const Ints odd = bits(floats(239 / 128.0f));
 #pragma GCC unroll 9
   for (int v = 0; v < Vectors; ++v) {
-    const __m512 exact = _mm512_mul_ps(_mm512_sub_ps(reference, logits[v]), steps);
-    const __m512i q = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(exact, _mm512_setzero_ps()), limit));
-    __m512i value = even, halvings = q;
+    const Floats exact = mul(sub(reference, logits[v]), steps);
+    const Ints q = to_ints(min(max(exact, floats(0)), limit));
+    Ints value = even, halvings = q;
     if constexpr (Steps == 2) {
-      value = _mm512_mask_blend_epi32(_mm512_test_epi32_mask(q, _mm512_set1_epi32(1)), even, odd);
-      halvings = _mm512_srli_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(1)), 1);
+      value = select(is_odd(q), odd, even);
+      halvings = shift_right<1>(add(q, ints(1)));
     }
-    value = _mm512_maskz_sub_epi32(_mm512_cmplt_epi32_mask(q, end), value, _mm512_slli_epi32(halvings, 23));
-    out[v] = _mm512_castsi512_ps(value);
+    value = sub_where(less(q, end), value, shift_left<23>(halvings));
+    out[v] = from_bits(value);
   }
 }
 
 // `x`: logits where the grid is logarithmic, else their exponentials; `of_sum`: `reference` there, else the inverse of
 // the sum. Returns the sum of what it writes.
 template <int Vectors>
-inline float quantize_probabilities(const Attention& p, const __m512 (&x)[Vectors], __m512 of_sum, float inverse_step,
+inline float quantize_probabilities(const Attention& p, const Floats (&x)[Vectors], Floats of_sum, float inverse_step,
                                     uint16_t* out) {
   constexpr int kPairs = (Vectors + 1) / 2;
-  __m512 values[2 * kPairs];
-  values[2 * kPairs - 1] = _mm512_setzero_ps();
+  Floats values[2 * kPairs];
+  values[2 * kPairs - 1] = floats(0);
   if (p.steps_per_octave == 2) {
     logarithmic<2>(p, x, of_sum, values);
   } else if (p.steps_per_octave == 1) {
     logarithmic<1>(p, x, of_sum, values);
   } else {
 #pragma GCC unroll 9
-    for (int v = 0; v < Vectors; ++v) values[v] = _mm512_mul_ps(x[v], of_sum);
+    for (int v = 0; v < Vectors; ++v) values[v] = mul(x[v], of_sum);
     if (p.steps_per_octave == 0) {
-      const __m512 zero = _mm512_set1_ps(p.probability_zero), top = _mm512_set1_ps(p.probability_levels);
+      const Floats zero = floats(p.probability_zero), top = floats(p.probability_levels);
 #pragma GCC unroll 9
       for (int v = 0; v < Vectors; ++v) {
-        __m512 q = _mm512_roundscale_ps(_mm512_mul_ps(values[v], _mm512_set1_ps(inverse_step)), kNearest);
-        q = _mm512_max_ps(_mm512_add_ps(q, zero), _mm512_setzero_ps());
-        values[v] = _mm512_sub_ps(_mm512_min_ps(q, top), zero);
+        Floats q = nearest(mul(values[v], floats(inverse_step)));
+        q = max(add(q, zero), floats(0));
+        values[v] = sub(min(q, top), zero);
       }
     }
   }
-  __m512 total = _mm512_setzero_ps();
+  Floats sum = floats(0);
 #pragma GCC unroll 5
   for (int pair = 0; pair < kPairs; ++pair) {
-    const __m512 first = values[2 * pair], second = values[2 * pair + 1];
-    _mm512_store_si512(out + 32 * pair, to_bf16(first, second));
-    total = _mm512_add_ps(total, _mm512_add_ps(first, second));
+    const Floats first = values[2 * pair], second = values[2 * pair + 1];
+    store(out + 32 * pair, to_bf16(first, second));
+    sum = add(sum, add(first, second));
   }
-  return _mm512_reduce_add_ps(total);
+  return total(sum);
 }
 
 // Attention of Rows queries: q[r] points at the query's channels, bias[r] at its row of the bias table, position[r] is
 // its token. With learned grids, terms that all keys of a query share are left out: softmax does not see them.
 template <int Rows, int Vectors, int Channels, bool IsLearned>
-inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens, const __m512i (&key_terms)[Vectors],
+inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens, const Ints (&key_terms)[Vectors],
                         const uint8_t* const* q, const float* const* bias, uint8_t* const* out,
                         const int64_t* position, const LearnedHead& learned) {
-  __m512i sums[Rows][Vectors];
+  Ints sums[Rows][Vectors];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 9
     for (int v = 0; v < Vectors; ++v) sums[r][v] = key_terms[v];
 #pragma GCC unroll 8
   for (int d = 0; d < Channels / 4; ++d) {
-    __m512i keys[Vectors];
-    for (int v = 0; v < Vectors; ++v) keys[v] = _mm512_load_si512(s.keys[d][16 * v]);
+    Ints keys[Vectors];
+    for (int v = 0; v < Vectors; ++v) keys[v] = load_ints(s.keys[d][16 * v]);
     for (int r = 0; r < Rows; ++r) {
       int32_t four;
       std::memcpy(&four, q[r] + 4 * d, 4);
-      const __m512i x = _mm512_set1_epi32(four);
-      for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], x, keys[v]);
+      const Ints x = ints(four);
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = add_products(sums[r][v], x, keys[v]);
     }
   }
   // all rows step by step, so that they need not wait for each other's sums over lanes
-  const __m512 multiplier = _mm512_set1_ps(p.logit_multiplier);
-  __m512 x[Rows][Vectors], of_rows[4];
+  const Floats multiplier = floats(p.logit_multiplier);
+  Floats x[Rows][Vectors], of_rows[4];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 9
     for (int v = 0; v < Vectors; ++v) {
-      const __m512 logit = _mm512_cvtepi32_ps(sums[r][v]), addend = _mm512_loadu_ps(bias[r] + 16 * v);
+      const Floats logit = to_floats(sums[r][v]), addend = load(bias[r] + 16 * v);
       if constexpr (IsLearned) {
-        const __m512 scale = _mm512_set1_ps(learned.grids->q.step[position[r]]);
-        x[r][v] = _mm512_fmadd_ps(logit, _mm512_mul_ps(scale, _mm512_load_ps(s.key_scale + 16 * v)),
-                                  _mm512_add_ps(addend, _mm512_load_ps(s.key_addend + 16 * v)));
+        const Floats scale = floats(learned.grids->q.step[position[r]]);
+        x[r][v] = fma(logit, mul(scale, load(s.key_scale + 16 * v)),
+                                  add(addend, load(s.key_addend + 16 * v)));
       } else {
-        x[r][v] = _mm512_fmadd_ps(logit, multiplier, addend);
+        x[r][v] = fma(logit, multiplier, addend);
       }
-      of_rows[r] = v ? _mm512_max_ps(of_rows[r], x[r][v]) : x[r][v];
+      of_rows[r] = v ? max(of_rows[r], x[r][v]) : x[r][v];
     }
   }
 #pragma GCC unroll 4
   for (int r = Rows; r < 4; ++r) of_rows[r] = of_rows[0];
-  const __m512 tops = reduce_four(of_rows, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+  const Floats tops = reduce_four(of_rows, [](Floats a, Floats b) { return max(a, b); });
   const bool by_logits = p.steps_per_octave > 0;
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
-    const __m512 top = one_of_four(tops, r);
+    const Floats top = one_of_four(tops, r);
 #pragma GCC unroll 9
     for (int v = 0; v < Vectors; ++v) {
-      x[r][v] = _mm512_sub_ps(x[r][v], top);
-      const __m512 e = exp2_negative(x[r][v]);
-      of_rows[r] = v ? _mm512_add_ps(of_rows[r], e) : e;
+      x[r][v] = sub(x[r][v], top);
+      const Floats e = exp2_negative(x[r][v]);
+      of_rows[r] = v ? add(of_rows[r], e) : e;
       if (!by_logits) x[r][v] = e;
     }
   }
-  __m512 of_sums = reduce_four(of_rows, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
-  of_sums = by_logits ? _mm512_add_ps(log2_positive(of_sums), _mm512_set1_ps(p.probability_log_scale))
-                      : _mm512_div_ps(_mm512_set1_ps(1.0f), of_sums);
+  Floats of_sums = reduce_four(of_rows, [](Floats a, Floats b) { return add(a, b); });
+  of_sums = by_logits ? add(log2_positive(of_sums), floats(p.probability_log_scale))
+                      : div(floats(1.0f), of_sums);
   float weights[Rows];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
     const float inverse = IsLearned ? learned.grids->attn.inverse[position[r]] : p.probability_inverse_step;
     weights[r] = quantize_probabilities<Vectors>(p, x[r], one_of_four(of_sums, r), inverse, s.probabilities[r]);
   }
-  __m512 result[Rows][Channels / 16];
+  Floats result[Rows][Channels / 16];
   for (int r = 0; r < Rows; ++r)
-    for (int c = 0; c < Channels / 16; ++c) result[r][c] = _mm512_setzero_ps();
+    for (int c = 0; c < Channels / 16; ++c) result[r][c] = floats(0);
   for (int pair = 0; pair < (tokens + 1) / 2; ++pair) {
-    __m512i values[Channels / 16];
-    for (int c = 0; c < Channels / 16; ++c) values[c] = _mm512_load_si512(s.values[pair][16 * c]);
+    Ints values[Channels / 16];
+    for (int c = 0; c < Channels / 16; ++c) values[c] = load_ints(s.values[pair][16 * c]);
     for (int r = 0; r < Rows; ++r) {
       int32_t two;
       std::memcpy(&two, s.probabilities[r] + 2 * pair, 4);
-      const __m512i x = _mm512_set1_epi32(two);
+      const Ints x = ints(two);
       for (int c = 0; c < Channels / 16; ++c) {
         result[r][c] = dot_bf16(result[r][c], x, values[c]);
         if (IsLearned && learned.grids->v_by_position)
-          result[r][c] = dot_bf16(result[r][c], x, _mm512_load_si512(s.values_rest[pair][16 * c]));
+          result[r][c] = dot_bf16(result[r][c], x, load_ints(s.values_rest[pair][16 * c]));
       }
     }
   }
-  const __m512 out_multiplier = _mm512_set1_ps(p.out_multiplier), out_zero = _mm512_set1_ps(p.out_zero);
+  const Floats out_multiplier = floats(p.out_multiplier), out_zero = floats(p.out_zero);
   for (int r = 0; r < Rows; ++r)
     for (int c = 0; c < Channels / 16; ++c) {
-      __m512 code;
+      Floats code;
       if constexpr (IsLearned) {
         const Learned& l = *learned.grids;
-        const __m512 offset = _mm512_mul_ps(_mm512_set1_ps(weights[r]), _mm512_loadu_ps(l.v_after + 16 * c));
-        const __m512 y = _mm512_fmadd_ps(_mm512_fmadd_ps(result[r][c], _mm512_loadu_ps(l.v_scale + 16 * c), offset),
-                                         _mm512_set1_ps(l.attn.step[position[r]]),
-                                         _mm512_loadu_ps(learned.out_before + 16 * c));
-        code = _mm512_fmadd_ps(y, _mm512_set1_ps(l.proj_in.inverse[position[r]]), out_zero);
+        const Floats offset = mul(floats(weights[r]), load(l.v_after + 16 * c));
+        const Floats y = fma(fma(result[r][c], load(l.v_scale + 16 * c), offset),
+                                         floats(l.attn.step[position[r]]),
+                                         load(learned.out_before + 16 * c));
+        code = fma(y, floats(l.proj_in.inverse[position[r]]), out_zero);
       } else {
-        code = _mm512_fmadd_ps(result[r][c], out_multiplier, out_zero);
+        code = fma(result[r][c], out_multiplier, out_zero);
       }
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out[r] + 16 * c), to_codes(code, _mm512_set1_ps(p.out_top)));
+      store(out[r] + 16 * c, to_codes(code, floats(p.out_top)));
     }
 }
 
@@ -206,42 +206,35 @@ inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens,
 template <int Vectors, int Channels, bool IsLearned>
 inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero, const float* steps,
                         HeadScratch<Vectors>& s) {
-  alignas(64) static const uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i interleave = _mm512_load_si512(kInterleave);
-  const __m512 shift = _mm512_set1_ps(zero);
+  const Floats shift = floats(zero);
   for (int token = 0; token < tokens; token += 2)
     for (int c = 0; c < Channels; c += 16) {
       const uint8_t* at = v + token * stride + c;
-      const auto load = [&](const uint8_t* codes, int of) {
-        const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-        const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(narrow)), shift);
-        return IsLearned && steps ? _mm512_mul_ps(x, _mm512_set1_ps(steps[of])) : x;
+      const auto value = [&](const uint8_t* codes, int of) {
+        const Floats x = sub(to_floats(from_bytes(codes)), shift);
+        return IsLearned && steps ? mul(x, floats(steps[of])) : x;
       };
-      const __m512 first = load(at, token);
-      const __m512 second = token + 1 < tokens ? load(at + stride, token + 1) : _mm512_setzero_ps();
-      const auto store = [&](uint16_t* target, __m512 y, __m512 x) {
-        _mm512_store_si512(target, _mm512_permutexvar_epi16(interleave, to_bf16(x, y)));
-      };
-      store(s.values[token / 2][c], second, first);
+      const Floats first = value(at, token);
+      const Floats second = token + 1 < tokens ? value(at + stride, token + 1) : floats(0);
+      store(s.values[token / 2][c], to_bf16_pairs(first, second));
       if (IsLearned && steps)
-        store(s.values_rest[token / 2][c], _mm512_sub_ps(second, rounded_to_bf16(second)),
-              _mm512_sub_ps(first, rounded_to_bf16(first)));
+        store(s.values_rest[token / 2][c],
+              to_bf16_pairs(sub(first, rounded_to_bf16(first)), sub(second, rounded_to_bf16(second))));
     }
 }
 
 // Codes less their zero point as signed bytes, four channels of 16 tokens side by side.
 template <int Vectors, int Channels>
 inline void pack_keys(const uint8_t* k, int64_t stride, int tokens, int zero, HeadScratch<Vectors>& s) {
-  const __m512i zeros = _mm512_set1_epi8(static_cast<char>(zero));
+  const Ints zeros = all_bytes(static_cast<int8_t>(zero));
   int token = 0;
   for (; token + 16 <= tokens; token += 16)
     for (int d = 0; d < Channels / 4; d += 4) {
-      __m512 columns[4];
+      Floats columns[4];
       four_columns(reinterpret_cast<const float*>(k + token * stride + 4 * d), stride / 4, columns);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i)
-        _mm512_store_si512(s.keys[d + i][token], _mm512_sub_epi8(_mm512_castps_si512(columns[i]), zeros));
+        store(s.keys[d + i][token], sub_bytes(bits(columns[i]), zeros));
     }
   for (; token < tokens; ++token)
     for (int channel = 0; channel < Channels; ++channel)
@@ -254,16 +247,15 @@ inline void learn_keys(const Learned& l, int tokens, HeadScratch<Vectors>& s) {
   constexpr float kLog2E = 1.44269504f;
   for (int token = 0; token < tokens; ++token) s.key_scale[token] = l.k.step[token] * kLog2E;
   for (int v = 0; v < Vectors; ++v) {
-    __m512 sum = _mm512_setzero_ps();
+    Floats sum = floats(0);
     for (int d = 0; d < Channels / 4; ++d) {
-      const __m512i four = _mm512_load_si512(s.keys[d][16 * v]);
-      const __m512i bytes[4] = {_mm512_slli_epi32(four, 24), _mm512_slli_epi32(four, 16), _mm512_slli_epi32(four, 8),
-                                four};
+      const Ints four = load_ints(s.keys[d][16 * v]);
+      const Ints bytes[4] = {shift_left<24>(four), shift_left<16>(four), shift_left<8>(four), four};
       for (int i = 0; i < 4; ++i)
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(bytes[i], 24)),
-                              _mm512_set1_ps(l.q_after[4 * d + i]), sum);
+        sum = fma(to_floats(shift_right_signed<24>(bytes[i])),
+                              floats(l.q_after[4 * d + i]), sum);
     }
-    _mm512_store_ps(s.key_addend + 16 * v, _mm512_mul_ps(sum, _mm512_load_ps(s.key_scale + 16 * v)));
+    store(s.key_addend + 16 * v, mul(sum, load(s.key_scale + 16 * v)));
   }
 }
 
@@ -286,12 +278,12 @@ void attend_head(const Attention& p, void* memory, int tokens, const uint8_t* qk
     if (learned.grids->v_by_position) value_steps = learned.grids->v.step;
   pack_values<Vectors, Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero, value_steps, s);
   if constexpr (IsLearned) learn_keys<Vectors, Channels>(*learned.grids, tokens, s);
-  __m512i key_terms[Vectors];
+  Ints key_terms[Vectors];
   for (int v = 0; v < Vectors; ++v) {
-    __m512i sum = _mm512_setzero_si512();
+    Ints sum = ints(0);
     for (int d = 0; d < Channels / 4; ++d)
-      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_load_si512(s.keys[d][16 * v]));
-    key_terms[v] = _mm512_mullo_epi32(sum, _mm512_set1_epi32(-p.q_zero));
+      sum = add_products(sum, all_bytes(1), load_ints(s.keys[d][16 * v]));
+    key_terms[v] = mul(sum, ints(-p.q_zero));
   }
   constexpr int kRows = rows_at_once(Vectors);
   const uint8_t* q[kRows];

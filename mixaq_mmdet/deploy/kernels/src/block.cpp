@@ -128,7 +128,7 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
     return m.row_scale;
   };
   const auto normalise = [&](const float* gamma, const float* beta, float highest, const Steps* steps, float zero) {
-    const __m512 top = _mm512_set1_ps(highest);
+    const Floats top = floats(highest);
     for (int64_t r = 0; r < num_rows; ++r)
       if (steps)
         norm_to_codes(stream + rows[r] * width, width, gamma, beta, b.epsilon, top, steps->inverse[m.positions[r]],
@@ -168,10 +168,10 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
   if (trace) copy_rows(trace->fc1_in, chunk.first_row, m.codes, num_rows, width);
   const CodeRows hidden_rows{m.hidden, hidden, nullptr};
   const float zero = b.fc2_in_zero[branch];
-  const __m512 top = _mm512_set1_ps(b.fc2_in_top[branch]);
+  const Floats top = floats(b.fc2_in_top[branch]);
   if (l)
     multiply(b.fc1, branch, m.codes, num_rows, m.row_sums,
-             LearnedGeluToCodes{hidden_rows, l->fc2_in_before, m.positions, l->fc2_in.inverse, _mm512_set1_ps(zero), top,
+             LearnedGeluToCodes{hidden_rows, l->fc2_in_before, m.positions, l->fc2_in.inverse, floats(zero), top,
                                 Gelu()},
              steps_of_rows(l->fc1_in));
   else
@@ -195,6 +195,17 @@ MIXAQ_SIZE_OF(Trace)
 extern "C" int mixaq_matrix_tiles(int wanted) {
   mixaq::matrix_tiles_wanted = wanted;
   return mixaq::matrix_tiles();
+}
+
+// What products run on, where not on tiles: an index of INSTRUCTIONS in ../build.py.
+extern "C" int mixaq_instructions() {
+#if defined(__AVX512VNNI__)
+  return 2;
+#elif defined(__AVXVNNI__)
+  return 1;
+#else
+  return 0;
+#endif
 }
 
 // In place: every window reads and writes its own rows of `stream` (stream_rows, channels) only. `trace` may be null.

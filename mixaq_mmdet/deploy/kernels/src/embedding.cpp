@@ -39,16 +39,15 @@ void gather_patch(const Embedding& e, const float* image, int64_t height, int64_
 void gather_four_patches(const Embedding& e, const float* image, int64_t height, int64_t width, int64_t top,
                          int64_t left, uint8_t* out) {
   const int64_t inputs = e.in_channels * 16;
-  const __m512 inverse = _mm512_set1_ps(e.in_inverse), zero = _mm512_set1_ps(e.in_zero);
-  const __m512 highest = _mm512_set1_ps(e.in_top);
+  const Floats inverse = floats(e.in_inverse), zero = floats(e.in_zero);
+  const Floats highest = floats(e.in_top);
   for (int64_t c = 0; c < e.in_channels; ++c)
     for (int64_t y = 0; y < 4; ++y) {
-      const __m512 pixels = _mm512_loadu_ps(image + (c * height + top + y) * width + left);
-      const __m512 scaled = _mm512_mul_ps(_mm512_add_ps(pixels, _mm512_set1_ps(e.in_before[c])), inverse);
+      const Floats pixels = load(image + (c * height + top + y) * width + left);
+      const Floats scaled = mul(add(pixels, floats(e.in_before[c])), inverse);
       // the integer part first: rounding behind the zero point would decide ties another way
-      const __m128i codes = to_codes(_mm512_add_ps(_mm512_roundscale_ps(scaled, kNearest), zero), highest);
       alignas(16) uint8_t bytes[16];
-      _mm_store_si128(reinterpret_cast<__m128i*>(bytes), codes);
+      store(bytes, to_codes(add(nearest(scaled), zero), highest));
       for (int64_t patch = 0; patch < 4; ++patch)
         std::memcpy(out + patch * inputs + (c * 4 + y) * 4, bytes + patch * 4, 4);
     }

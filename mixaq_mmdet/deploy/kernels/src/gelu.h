@@ -19,7 +19,7 @@ class GeluTable {
     static const GeluTable table;
     return table;
   }
-  __m512 coefficients(int power) const { return _mm512_load_ps(values_[power]); }
+  Floats coefficients(int power) const { return load(values_[power]); }
 
  private:
   // Each cubic meets h at the Chebyshev nodes of its piece, on which u runs from -1/2 to 1/2. The first one is half a
@@ -51,31 +51,30 @@ class GeluTable {
 // x -> factor * gelu(x) + addend.
 class Gelu {
  public:
-  explicit Gelu(float factor = 1, float addend = 0) : factor_(_mm512_set1_ps(factor)) {
+  explicit Gelu(float factor = 1, float addend = 0) : factor_(floats(factor)) {
     for (int power = 0; power < 4; ++power)
-      cubic_[power] = _mm512_mul_ps(_mm512_set1_ps(-factor), GeluTable::get().coefficients(power));
-    cubic_[0] = _mm512_add_ps(cubic_[0], _mm512_set1_ps(addend));
+      cubic_[power] = mul(floats(-factor), GeluTable::get().coefficients(power));
+    cubic_[0] = add(cubic_[0], floats(addend));
   }
 
-  __m512 operator()(__m512 x) const {
-    constexpr int kSmallerMagnitude = 0b1010;
+  Floats operator()(Floats x) const {
     // a little less than the reach, which lies between two pieces
-    const __m512 reach = _mm512_set1_ps(GeluTable::kReach * (1 - 1e-6)), per_unit = _mm512_set1_ps(GeluTable::kPerUnit);
-    const __m512 integer = _mm512_set1_ps(3 << 22);  // in the lowest bits of its sum with a small number is an integer
-    const __m512 t = _mm512_range_ps(x, reach, kSmallerMagnitude);
-    const __m512 rounded = _mm512_fmadd_ps(t, per_unit, integer);
-    const __m512 u = _mm512_fmsub_ps(t, per_unit, _mm512_sub_ps(rounded, integer));
-    const __m512i piece = _mm512_castps_si512(rounded);
-    const auto coefficient = [&](int power) { return _mm512_permutexvar_ps(piece, cubic_[power]); };
-    __m512 y = _mm512_fmadd_ps(coefficient(3), u, coefficient(2));
-    y = _mm512_fmadd_ps(y, u, coefficient(1));
-    y = _mm512_fmadd_ps(y, u, coefficient(0));
-    const __m512i positive = _mm512_max_epi32(_mm512_castps_si512(x), _mm512_setzero_si512());
-    return _mm512_fmadd_ps(_mm512_castsi512_ps(positive), factor_, y);
+    const Floats reach = floats(GeluTable::kReach * (1 - 1e-6)), per_unit = floats(GeluTable::kPerUnit);
+    const Floats integer = floats(3 << 22);  // in the lowest bits of its sum with a small number is an integer
+    const Floats t = magnitude_up_to(x, reach);
+    const Floats rounded = fma(t, per_unit, integer);
+    const Floats u = fms(t, per_unit, sub(rounded, integer));
+    const Ints piece = bits(rounded);
+    const auto coefficient = [&](int power) { return look_up(cubic_[power], piece); };
+    Floats y = fma(coefficient(3), u, coefficient(2));
+    y = fma(y, u, coefficient(1));
+    y = fma(y, u, coefficient(0));
+    const Ints positive = max(bits(x), ints(0));
+    return fma(from_bits(positive), factor_, y);
   }
 
  private:
-  __m512 cubic_[4], factor_;
+  Floats cubic_[4], factor_;
 };
 
 }  // namespace mixaq

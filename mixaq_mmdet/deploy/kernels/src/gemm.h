@@ -1,9 +1,8 @@
 // Products of u8 activations with packed s8 weights.
 //
-// Weights come in panels of 32 outputs, [K / 4][32][4]: two registers hold 4 inputs of 32 outputs, one vpdpbusd
-// multiplies 4 inputs of one row with 16 outputs. A tile of 12 rows keeps 24 registers of sums, so that 24 products cost
-// 2 weight loads and 12 broadcasts. A panel stays in L1 or L2 while all rows of a chunk pass it. CPUs that multiply
-// matrices (AMX) take the same panels, 32 rows at once (tiles.h).
+// Weights come in panels of 32 outputs, [K / 4][32][4]. A panel stays in L1 or L2 while all rows of a chunk pass it, a
+// tile of kTileRows at once (tiles_avx512.h, tiles_avx2.h). CPUs that multiply matrices (AMX) take the same panels, 32
+// rows at once (tiles.h).
 //
 // Loops over registers are all unrolled by pragmas: g++ keeps an array in memory if one loop over it remains.
 #pragma once
@@ -11,10 +10,15 @@
 
 #include "gelu.h"
 #include "tiles.h"
+#ifdef __AVX512VNNI__
+#include "tiles_avx512.h"
+#else
+#include "tiles_avx2.h"
+#endif
 
 namespace mixaq {
 
-constexpr int kColumns = kPanelOutputs, kTileRows = 12;
+constexpr int kColumns = kPanelOutputs;
 
 // See PackedLinear in panels.py.
 struct Linear {
@@ -26,37 +30,8 @@ struct Linear {
   int64_t inputs, outputs;
   int32_t doubling;  // 0, or 1 where products count twice
   int32_t row_shift[2];
+  int32_t held[2];  // steps of four products whose sum fits 16 bits
 };
-
-// Sums of `Rows` rows, `stride` bytes apart, with a panel. This is a function of its own so that nothing else competes
-// for the registers: if the loop stores a single sum to the stack, it takes twice the time.
-template <int Rows>
-[[gnu::noinline]] void sum_in_registers(const uint8_t* a, int64_t stride, const int8_t* panel, int64_t inputs,
-                                        PanelSums& out) {
-  __m512i sums[Rows][2];
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
-  // a pointer serves three rows: twelve pointers do not fit the registers
-  const uint8_t* of_three[(Rows + 2) / 3];
-#pragma GCC unroll 4
-  for (int i = 0; i < (Rows + 2) / 3; ++i) of_three[i] = a + 3 * i * stride;
-  for (int64_t k = 0; k < inputs; k += 4, panel += 4 * kColumns) {
-    const __m512i w[2] = {_mm512_loadu_si512(panel), _mm512_loadu_si512(panel + 64)};
-#pragma GCC unroll 12
-    for (int r = 0; r < Rows; ++r) {
-      int32_t four;
-      std::memcpy(&four, of_three[r / 3] + r % 3 * stride + k, 4);
-      const __m512i x = _mm512_set1_epi32(four);
-      sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], x, w[0]);
-      sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], x, w[1]);
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) {
-    _mm512_store_si512(out[r], sums[r][0]);
-    _mm512_store_si512(out[r] + 16, sums[r][1]);
-  }
-}
 
 // From the sums of the rows `first` to `last` with 32 outputs to what becomes of them.
 template <class Epilogue>
@@ -65,24 +40,24 @@ inline void deliver(const Linear& layer, int branch, const int32_t (*sums)[kColu
   const bool whole = column + 16 < layer.outputs;
   const int32_t* offset = layer.offset[branch] + column;
   const float *multiplier = layer.multiplier[branch] + column, *addend = layer.addend[branch] + column;
-  const __m512i offsets[2] = {_mm512_loadu_si512(offset), _mm512_loadu_si512(offset + 16)};
-  const __m512 multipliers[2] = {_mm512_loadu_ps(multiplier), _mm512_loadu_ps(multiplier + 16)};
-  const __m512 addends[2] = {_mm512_loadu_ps(addend), _mm512_loadu_ps(addend + 16)};
+  const Ints offsets[2] = {load_ints(offset), load_ints(offset + 16)};
+  const Floats multipliers[2] = {load(multiplier), load(multiplier + 16)};
+  const Floats addends[2] = {load(addend), load(addend + 16)};
   const auto left = epilogue.columns(column), right = epilogue.columns(whole ? column + 16 : column);
-  const __m128i doubling = _mm_cvtsi32_si128(layer.doubling);
+  const Shift doubling = shift_by(layer.doubling);
   for (int64_t row = first; row < last; ++row) {
-    __m512 x[2];
+    Floats x[2];
 #pragma GCC unroll 2
     for (int c = 0; c < 2; ++c) {
-      __m512i sum = _mm512_add_epi32(offsets[c], _mm512_load_si512(sums[row - first] + 16 * c));
+      Ints sum = add(offsets[c], load_ints(sums[row - first] + 16 * c));
       if (layer.zero_point) {
-        const __m512i of_row = _mm512_set1_epi32(row_sums[row]);
-        const __m512i shift = _mm512_mullo_epi32(_mm512_loadu_si512(layer.zero_point + column + 16 * c), of_row);
-        sum = _mm512_sub_epi32(_mm512_sll_epi32(sum, doubling), shift);
+        const Ints of_row = ints(row_sums[row]);
+        const Ints shift = mul(load_ints(layer.zero_point + column + 16 * c), of_row);
+        sum = sub(shift_left(sum, doubling), shift);
       }
-      x[c] = _mm512_cvtepi32_ps(sum);
-      if (row_scale) x[c] = _mm512_mul_ps(x[c], _mm512_set1_ps(row_scale[row]));
-      x[c] = _mm512_fmadd_ps(x[c], multipliers[c], addends[c]);
+      x[c] = to_floats(sum);
+      if (row_scale) x[c] = mul(x[c], floats(row_scale[row]));
+      x[c] = fma(x[c], multipliers[c], addends[c]);
     }
     const auto y = epilogue.finish(row, left, x[0]);
     if (whole)
@@ -93,15 +68,7 @@ inline void deliver(const Linear& layer, int branch, const int32_t (*sums)[kColu
 }
 
 inline void sum_rows(const uint8_t* a, int64_t rows, int64_t width, int32_t shift, int32_t* sums) {
-  for (int64_t r = 0; r < rows; ++r, a += width) {
-    __m512i total = _mm512_setzero_si512();
-    for (int64_t k = 0; k < width; k += 64) {
-      const __mmask64 mask = width - k >= 64 ? ~0ull : (1ull << (width - k)) - 1;
-      total = _mm512_add_epi64(
-          total, _mm512_sad_epu8(_mm512_maskz_loadu_epi8(mask, a + k), _mm512_setzero_si512()));
-    }
-    sums[r] = static_cast<int32_t>(_mm512_reduce_add_epi64(total)) - shift;
-  }
+  for (int64_t r = 0; r < rows; ++r) sums[r] = sum_of_bytes(a + r * width, width) - shift;
 }
 
 #ifdef __AMX_INT8__
@@ -142,15 +109,16 @@ void multiply(const Linear& layer, int branch, const uint8_t* a, int64_t rows, i
   if (step) return multiply_on_tiles(layer, branch, a, rows, step, row_sums, row_scale, epilogue);
 #endif
   const int64_t count = rows >= kTileRows ? kTileRows : 1;
+  TileProducts products(a, rows, stride, layer.held[branch]);
   alignas(64) PanelSums sums;
   for (int64_t column = 0; column < layer.outputs; column += kColumns) {
-    const int8_t* panel = layer.panels + column * layer.inputs;
+    products.use(layer.panels + column * layer.inputs);
     for (int64_t r = 0, last; r < rows; r = last) {
       const int64_t first = std::min(r, rows - count);
       if (count == kTileRows)
-        sum_in_registers<kTileRows>(a + first * stride, stride, panel, layer.inputs, sums);
+        products.sum<kTileRows>(first, sums);
       else
-        sum_in_registers<1>(a + first * stride, stride, panel, layer.inputs, sums);
+        products.sum<1>(first, sums);
       last = first + count;
       deliver(layer, branch, sums + (r - first), r, last, row_sums, row_scale, column, epilogue);
     }
@@ -165,23 +133,23 @@ struct CodeRows {
   int64_t stride;
   const int64_t* place;  // row of `out` for each row, or null
   uint8_t* at(int64_t row, int64_t column) const { return out + (place ? place[row] : row) * stride + column; }
-  void store(int64_t row, int64_t column, __m512i x) const { store_codes(at(row, column), x); }
-  void store(int64_t row, int64_t column, __m512i x, __m512i y) const { store_codes(at(row, column), x, y); }
+  void store(int64_t row, int64_t column, Ints x) const { store_codes(at(row, column), x); }
+  void store(int64_t row, int64_t column, Ints x, Ints y) const { store_codes(at(row, column), x, y); }
 };
 
 // To codes of a grid per column; the addend holds the zero point.
 struct ToCodes : CodeRows {
   const float* top;  // highest code of each column
-  __m512 columns(int64_t column) const { return _mm512_loadu_ps(top + column); }
-  __m512i finish(int64_t, __m512 limit, __m512 x) const { return rounded(x, limit); }
+  Floats columns(int64_t column) const { return load(top + column); }
+  Ints finish(int64_t, Floats limit, Floats x) const { return rounded(x, limit); }
 };
 
 // GELU in float, then to codes of one grid.
 struct GeluToCodes : CodeRows {
   Gelu gelu;  // of the grid's step and zero point
-  __m512 top;
+  Floats top;
   int columns(int64_t) const { return 0; }
-  __m512i finish(int64_t, int, __m512 x) const { return rounded(gelu(x), top); }
+  Ints finish(int64_t, int, Floats x) const { return rounded(gelu(x), top); }
 };
 
 struct FloatRows {
@@ -193,12 +161,12 @@ struct FloatRows {
 struct AddToStream : FloatRows {
   const int64_t* rows;
   int columns(int64_t) const { return 0; }
-  __m512 finish(int64_t, int, __m512 x) const { return x; }
-  void store(int64_t row, int64_t column, __m512 x) const {
+  Floats finish(int64_t, int, Floats x) const { return x; }
+  void store(int64_t row, int64_t column, Floats x) const {
     float* target = out + rows[row] * stride + column;
-    _mm512_storeu_ps(target, _mm512_add_ps(_mm512_loadu_ps(target), x));
+    mixaq::store(target, add(load(target), x));
   }
-  void store(int64_t row, int64_t column, __m512 x, __m512 y) const {
+  void store(int64_t row, int64_t column, Floats x, Floats y) const {
     store(row, column, x);
     store(row, column + 16, y);
   }
@@ -206,9 +174,9 @@ struct AddToStream : FloatRows {
 
 struct ToFloat : FloatRows {
   int columns(int64_t) const { return 0; }
-  __m512 finish(int64_t, int, __m512 x) const { return x; }
-  void store(int64_t row, int64_t column, __m512 x) const { _mm512_storeu_ps(out + row * stride + column, x); }
-  void store(int64_t row, int64_t column, __m512 x, __m512 y) const {
+  Floats finish(int64_t, int, Floats x) const { return x; }
+  void store(int64_t row, int64_t column, Floats x) const { mixaq::store(out + row * stride + column, x); }
+  void store(int64_t row, int64_t column, Floats x, Floats y) const {
     store(row, column, x);
     store(row, column + 16, y);
   }

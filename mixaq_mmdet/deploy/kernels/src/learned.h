@@ -35,14 +35,14 @@ struct LearnedToCodes : CodeRows {
   int64_t channels;
 
   struct Columns {
-    __m512 limit, zero;
+    Floats limit, zero;
     const float* inverse;
   };
   Columns columns(int64_t column) const {
-    return {_mm512_loadu_ps(top + column), _mm512_loadu_ps(zero + column), inverse[column / channels]};
+    return {load(top + column), load(zero + column), inverse[column / channels]};
   }
-  __m512i finish(int64_t row, const Columns& c, __m512 x) const {
-    return rounded(_mm512_fmadd_ps(x, _mm512_set1_ps(c.inverse[positions[row]]), c.zero), c.limit);
+  Ints finish(int64_t row, const Columns& c, Floats x) const {
+    return rounded(fma(x, floats(c.inverse[positions[row]]), c.zero), c.limit);
   }
 };
 
@@ -50,12 +50,12 @@ struct LearnedGeluToCodes : CodeRows {
   const float* before;  // of each column
   const int32_t* positions;
   const float* inverse;
-  __m512 zero, top;
+  Floats zero, top;
   Gelu gelu;
-  __m512 columns(int64_t column) const { return _mm512_loadu_ps(before + column); }
-  __m512i finish(int64_t row, __m512 offset, __m512 x) const {
-    const __m512 y = _mm512_add_ps(gelu(x), offset);
-    return rounded(_mm512_fmadd_ps(y, _mm512_set1_ps(inverse[positions[row]]), zero), top);
+  Floats columns(int64_t column) const { return load(before + column); }
+  Ints finish(int64_t row, Floats offset, Floats x) const {
+    const Floats y = add(gelu(x), offset);
+    return rounded(fma(y, floats(inverse[positions[row]]), zero), top);
   }
 };
 

@@ -47,7 +47,7 @@ extern "C" const char* mixaq_merge(const mixaq::Merging* merging, const float* s
           else
             std::memset(target, 0, channels * sizeof(float));
         }
-        norm_to_codes(corners, inputs, m.gamma, m.beta, m.epsilon, _mm512_set1_ps(m.in_top), codes + r * inputs);
+        norm_to_codes(corners, inputs, m.gamma, m.beta, m.epsilon, floats(m.in_top), codes + r * inputs);
       }
       multiply(m.reduction, 0, codes, count, sums, ToFloat{{out + first * outputs, outputs}});
     }
@@ -78,16 +78,15 @@ extern "C" const char* mixaq_output(const float* stream, const float* gamma, con
                       normed + t * stride);
       for (int64_t c = 0; c < channels; c += 4)
         for (int64_t t = 0; t < count; t += 16) {
-          const __mmask16 mask = count - t >= 16 ? 0xffff : (1u << (count - t)) - 1;
-          __m512 of_channel[4];
+          Floats of_channel[4];
           four_columns(normed + t * stride + c, stride, of_channel);
           for (int64_t i = 0; i < 4; ++i) {
             float* target = out + (image * channels + c + i) * length + first + t;
             // past the cache: nobody reads a map of megabytes before it has left it
-            if (mask == 0xffff && reinterpret_cast<uintptr_t>(target) % 64 == 0)
-              _mm512_stream_ps(target, of_channel[i]);
+            if (count - t >= 16 && reinterpret_cast<uintptr_t>(target) % 64 == 0)
+              store_past_cache(target, of_channel[i]);
             else
-              _mm512_mask_storeu_ps(target, mask, of_channel[i]);
+              store_first(target, of_channel[i], std::min<int64_t>(count - t, 16));
           }
         }
     }
@@ -104,7 +103,7 @@ extern "C" const char* mixaq_output_codes(const float* stream, const float* gamm
   using namespace mixaq;
   if (channels % 16) return "the channels are no multiple of 16";
   if (results != rows * channels) return "the codes do not fit their memory";
-  const __m512 highest = _mm512_set1_ps(top);
+  const Floats highest = floats(top);
   run_tasks((rows + kRows - 1) / kRows, threads, [&](const std::function<int64_t()>& take) {
     for (int64_t task = take(); task >= 0; task = take())
       for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)

@@ -50,10 +50,10 @@ extern "C" const char* mixaq_token_means(const float* stream, int64_t tokens, in
   run_tasks((tokens + kTokens - 1) / kTokens, threads, [&](const std::function<int64_t()>& take) {
     for (int64_t task = take(); task >= 0; task = take())
       for (int64_t t = task * kTokens; t < std::min(tokens, (task + 1) * kTokens); ++t) {
-        __m512 sum = _mm512_setzero_ps();
+        Floats sum = floats(0);
         for (int64_t c = 0; c < channels; c += 16)
-          sum = _mm512_add_ps(sum, _mm512_abs_ps(_mm512_loadu_ps(stream + t * channels + c)));
-        out[t] = _mm512_reduce_add_ps(sum) / channels;
+          sum = add(sum, magnitude(load(stream + t * channels + c)));
+        out[t] = total(sum) / channels;
       }
   });
   return nullptr;
