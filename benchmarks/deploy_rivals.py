@@ -114,7 +114,7 @@ def ours(
     matrices: bool = True,
     engine: str = 'auto',
 ) -> Work:
-    """IntegerSwin, W8A8, calibrated on another random image of the same size."""
+    """IntegerSwin, W8A8 unless ``method`` says otherwise, calibrated on another random image of the same size."""
     from mixaq_mmdet.deploy import IntegerSwin
     from mixaq_mmdet.deploy.convert import convert_backbone
     from mixaq_mmdet.deploy.kernels import load
@@ -130,7 +130,7 @@ def ours(
 
 
 def _simulated(weights: str | None, images: Tensor, method: Mapping[str, Any]) -> Any:
-    """The W8A8 backbone, calibrated on another random image of the same size."""
+    """The quantized backbone, W8A8 unless ``method`` says otherwise, calibrated on another random image."""
     from mixaq_mmdet.engine.calibration import Calibrator
     from mixaq_mmdet.models import TwoBranchSwin
 
@@ -184,6 +184,9 @@ RIVALS: dict[str, Callable[..., Work]] = {
     'ours onednn W8A8': ours_at(engine='onednn'),
     'ours onednn W8A8, half pruned': ours_at(engine='onednn', prune=0.5),
     'ours W8A8, half pruned': ours_at(prune=0.5),
+    'ours W8A8, half low A4': ours_at(low=0.5, method={**MINMAX, 'low_a_bits': 4}),
+    'ours W4A8': ours_at(method={**MINMAX, 'w_bits': 4}),
+    'ours W4A8, half pruned': ours_at(prune=0.5, method={**MINMAX, 'w_bits': 4}),
     **{f'ours W8A8, {share} % pruned': ours_at(prune=share / 100) for share in (20, 80)},
     **{f'ours {name} W8A8': ours_at(method={'method': name}) for name in ('LSQ', 'OFQ')},
     **{

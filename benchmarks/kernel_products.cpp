@@ -17,17 +17,19 @@ double seconds_of(const Work& work) {
 
 // Sums of all whole tiles, which nothing becomes of.
 void sum_only(const Linear& layer, const uint8_t* a, int64_t rows, PanelSums& sums) {
-  for (int64_t column = 0; column < layer.outputs; column += kColumns)
-    for (int64_t r = 0; r < rows; r += kTileRows)
-      sum_in_registers<kTileRows>(a + r * layer.inputs, layer.inputs, layer.panels + column * layer.inputs,
-                                  layer.inputs, sums);
+  TileProducts products(a, rows, layer.inputs, layer.held[0]);
+  for (int64_t column = 0; column < layer.outputs; column += kColumns) {
+    products.use(layer.panels + column * layer.inputs);
+    for (int64_t r = 0; r < rows; r += kTileRows) products.sum<kTileRows>(r, sums);
+  }
 }
 
 }  // namespace
 
 // The fastest of `rounds` rounds of a product of random codes: the loop alone, to codes, through GELU to codes, added to
-// float rows. `rows` is a multiple of 12, `outputs` of 32.
-extern "C" void time_products(int64_t rows, int64_t inputs, int64_t outputs, int64_t rounds, double* seconds) {
+// float rows. `rows` is a multiple of 12, `outputs` of 32; `held` as in Linear, of weights of so many bits.
+extern "C" void time_products(int64_t rows, int64_t inputs, int64_t outputs, int64_t rounds, int held,
+                              double* seconds) {
   std::vector<uint8_t> a(rows * inputs), codes(rows * outputs);
   std::vector<int8_t> panels(inputs * outputs);
   std::vector<float> stream(rows * outputs), multiplier(outputs, 1e-3f), addend(outputs, 8.0f), top(outputs, 255.0f);
@@ -45,6 +47,7 @@ extern "C" void time_products(int64_t rows, int64_t inputs, int64_t outputs, int
   layer.addend[0] = addend.data();
   layer.inputs = inputs;
   layer.outputs = outputs;
+  layer.held[0] = held;
   alignas(64) PanelSums sums;
   const CodeRows target{codes.data(), outputs, order.data()};
   const auto run = [&](const auto& epilogue) { multiply(layer, 0, a.data(), rows, row_sums.data(), epilogue); };
@@ -53,7 +56,7 @@ extern "C" void time_products(int64_t rows, int64_t inputs, int64_t outputs, int
     const double found[] = {
         seconds_of([&] { sum_only(layer, a.data(), rows, sums); }),
         seconds_of([&] { run(ToCodes{target, top.data()}); }),
-        seconds_of([&] { run(GeluToCodes{target, Gelu(40, 8), _mm512_set1_ps(255)}); }),
+        seconds_of([&] { run(GeluToCodes{target, Gelu(40, 8), floats(255)}); }),
         seconds_of([&] { run(AddToStream{{stream.data(), outputs}, order.data()}); }),
     };
     for (int i = 0; i < 4; ++i) seconds[i] = std::min(seconds[i], found[i]);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from typing import NamedTuple
 
 import pytest
 
@@ -12,20 +13,43 @@ from mixaq_mmdet.deploy.kernels import build
 
 COMPILERS = ('g++', 'g++-11', 'g++-12', 'g++-13', 'g++-14', 'clang++', *(f'clang++-{n}' for n in range(14, 21)))
 FOUND = [name for name in COMPILERS if shutil.which(name)]
-ROWS = 12
-SOURCE = f"""
-#include "gemm.h"
-template void mixaq::sum_in_registers<{ROWS}>(const uint8_t*, int64_t, const int8_t*, int64_t, mixaq::PanelSums&);
-"""
+AVX2_TILE = 'const char*, int64_t, const char*, int64_t{more}, int32_t (*)[kPanelOutputs]);'
 
 
-def assembly(compiler: str) -> list[str]:
-    flags = [*build.FLAGS, *build.feature_flags(build.CPU_FEATURES), f'-I{build.SOURCES}']
+class Tile(NamedTuple):
+    """What a tile is built for, its instance, its product and how many of them a step has."""
+
+    vectors: build.Vectors
+    instance: str
+    product: str
+    count: int
+
+
+AVX_VNNI = build.Vectors((*build.AVX2.needed, 'avx_vnni'), ())
+TILES = {
+    'AVX-512 VNNI': Tile(
+        build.AVX512,
+        'sum_in_registers<12>(const uint8_t*, int64_t, const int8_t*, int64_t, PanelSums&);',
+        'vpdpbusd',
+        24,
+    ),
+    'AVX2, sums in 16 bits': Tile(
+        build.AVX2, f'sum_half_narrow<6>({AVX2_TILE.format(more=", bool")}', 'vpmaddubsw', 12
+    ),
+    'AVX2, sums in 32 bits': Tile(build.AVX2, f'sum_half<WholeSums, 3>({AVX2_TILE.format(more="")}', 'vpmaddubsw', 6),
+    'AVX-VNNI': Tile(AVX_VNNI, f'sum_half<WholeSums, 6>({AVX2_TILE.format(more="")}', 'vpdpbusd', 12),
+    'AVX2, inputs of 16 bits': Tile(build.AVX2, f'sum_half<WideSums, 6>({AVX2_TILE.format(more="")}', 'vpmaddwd', 12),
+}
+
+
+def assembly(compiler: str, tile: Tile) -> list[str]:
+    flags = [*build.FLAGS, *build.feature_flags(tile.vectors.needed), f'-I{build.SOURCES}']
     command = [compiler, *flags, '-S', '-x', 'c++', '-', '-o', '-']
-    return subprocess.run(command, input=SOURCE, capture_output=True, text=True, check=True).stdout.splitlines()
+    source = f'#include "gemm.h"\nnamespace mixaq {{ template void {tile.instance} }}\n'
+    return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def product_loops(lines: list[str]) -> list[list[str]]:
+def product_loops(lines: list[str], product: str, count: int) -> list[list[str]]:
     """Every shortest piece between a label and a jump back to it that holds a tile's products."""
     labels: dict[str, int] = {}
     loops = []
@@ -34,7 +58,7 @@ def product_loops(lines: list[str]) -> list[list[str]]:
             labels[label[1]] = number
         if (jump := re.match(r'\s+j\w+\s+(\.L\w+)', line)) and jump[1] in labels:
             body = lines[labels[jump[1]] : number]
-            if sum('vpdpbusd' in part for part in body) >= 2 * ROWS:
+            if sum(product in part for part in body) >= count:
                 loops.append(body)
     return loops
 
@@ -45,9 +69,11 @@ def stores(body: list[str]) -> list[str]:
 
 
 @pytest.mark.skipif(not FOUND, reason='no C++ compiler here')
+@pytest.mark.parametrize('name', TILES)
 @pytest.mark.parametrize('compiler', FOUND)
-def test_products_keep_their_sums_in_registers(compiler: str) -> None:
-    loops = product_loops(assembly(compiler))
+def test_products_keep_their_sums_in_registers(compiler: str, name: str) -> None:
+    tile = TILES[name]
+    loops = product_loops(assembly(compiler, tile), tile.product, tile.count)
     assert loops, 'the loop of a tile was not found'
     for body in loops:
         assert not stores(body)
@@ -55,5 +81,5 @@ def test_products_keep_their_sums_in_registers(compiler: str) -> None:
 
 def test_a_stored_sum_would_be_seen() -> None:
     spilling = ['.L3:', *['\tvpdpbusd\t%zmm1, %zmm2, %zmm3'] * 24, '\tvmovdqa64\t%zmm3, 64(%rsp)', '\tjne\t.L3']
-    (body,) = product_loops(spilling)
+    (body,) = product_loops(spilling, 'vpdpbusd', 24)
     assert len(stores(body)) == 1

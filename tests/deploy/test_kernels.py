@@ -315,15 +315,19 @@ def test_a_compiler_without_matrix_instructions_builds_the_rest(monkeypatch, tmp
     assert asked == [True, False]
 
 
-@pytest.fixture(scope='module', params=['AVX-512 without bf16', 'AVX2'])
-def simpler(request) -> package.Kernels:
-    """The library as it is built for a CPU that has less than this one."""
-    vectors = build.AVX2 if request.param == 'AVX2' else build.AVX512
-    if not build.cpu_features().issuperset(build.AVX512.needed):
-        pytest.skip('this CPU has no more than AVX2: its own library is the simplest one')
+def build_for(vectors: build.Vectors) -> package.Kernels:
+    """The library as a CPU gets it that has what the vectors need, and nothing optional."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, 'cpu_features', lambda: frozenset(vectors.needed))
         return package.Kernels(build.build(os.environ.get('CXX', 'g++'), vectors))
+
+
+@pytest.fixture(scope='module', params=['AVX-512 without bf16', 'AVX2'])
+def simpler(request) -> package.Kernels:
+    """The library of a CPU that has less than this one."""
+    if not build.cpu_features().issuperset(build.AVX512.needed):
+        pytest.skip('this CPU has no more than AVX2: its own library is the simplest one')
+    return build_for(build.AVX2 if request.param == 'AVX2' else build.AVX512)
 
 
 @needs_kernels
@@ -335,7 +339,26 @@ def test_every_build_computes_the_same(name, simpler):
     run = maker.run(size, window, shift, low, prune, 2)
     stream = maker.normal(2 * size[0] * size[1], channels)
     results = [package.IntegerBlock(built, weights).run(stream.clone(), run) for built in (KERNELS, simpler)]
+    assert simpler.path != KERNELS.path or simpler.instructions == 'AVX-512 VNNI'
     assert (results[0] - results[1]).norm() <= 1e-3 * (results[0] - stream).norm()
+
+
+@needs_kernels
+@pytest.mark.parametrize('bits', [2, 4, 6, 8])
+@pytest.mark.parametrize('largest', [1, 8, 32, 64, 128])
+def test_avx2_never_cuts_a_sum(bits, largest):
+    """Codes at their ends: each width takes the products whose 16-bit sums hold them, 0 to thousands of steps."""
+    maker, grid = Maker(), Grid(1.0, 0, bits)
+    signs = torch.randint(0, 2, (48, 4096), generator=maker.generator)
+    signs[:8], signs[8:16] = 0, 1
+    codes = torch.where(signs.bool(), -largest, min(largest, 127)).to(torch.int8)
+    layer = LinearWeights(codes, torch.ones(48), torch.zeros(48, dtype=torch.int32), torch.zeros(48))
+    images = torch.full((1, 256, 8, 40), 1000.0)  # 20 patches of 4096 inputs, all at the top
+    images[..., 16:] = (1000 * maker.normal(1, 256, 8, 24)).round()
+    built = KERNELS if KERNELS.instructions == 'AVX2' else build_for(build.AVX2)
+    out, _ = package.IntegerEmbedding(built, layer, grid, None, None).run(images)
+    tops = images.clamp(0, 2**bits - 1)
+    assert torch.equal(out, integer_product(F.unfold(tops, 4, stride=4).transpose(1, 2), grid, layer))
 
 
 @needs_kernels

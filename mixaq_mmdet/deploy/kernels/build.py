@@ -37,9 +37,7 @@ class Vectors(NamedTuple):
 SOURCES = Path(__file__).parent / 'src'
 # products of bf16, which attention does in float without, and of matrices
 BF16_FEATURES, MATRIX_FEATURES = ('avx512_bf16',), ('amx_tile', 'amx_int8')
-AVX512 = Vectors(
-    ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni'), (BF16_FEATURES, MATRIX_FEATURES)
-)
+AVX512 = Vectors(('avx512f', 'avx512bw', 'avx512vl', 'avx512dq', 'avx512_vnni'), (BF16_FEATURES, MATRIX_FEATURES))
 AVX2 = Vectors(('avx2', 'fma'), (('avx_vnni',),))
 INSTRUCTIONS = ('AVX2', 'AVX-VNNI', 'AVX-512 VNNI')
 """What ``mixaq_instructions`` counts."""
@@ -95,14 +93,18 @@ class Kernels(Library):
 @lru_cache(maxsize=1)
 def load() -> tuple[Kernels | None, str]:
     """The kernels and a line that tells where they come from, or None and why there are none."""
-    features = cpu_features()
-    vectors = next((vectors for vectors in (AVX512, AVX2) if features.issuperset(vectors.needed)), None)
+    features, vectors = cpu_features(), vectors_here()
     if not features and not os.environ.get(DISABLED):
         return None, f"what this CPU has is not known without Linux's /proc; the kernels need {', '.join(AVX2.needed)}"
     if vectors is None and not os.environ.get(DISABLED):
         missing = [feature for feature in AVX2.needed if feature not in features]
         return None, f'this CPU lacks {", ".join(missing)}'
     return attempt(lambda compiler: Kernels(build(compiler, vectors or AVX2)), 'integer kernels')
+
+
+def vectors_here() -> Vectors | None:
+    """The best of those that this CPU has all of."""
+    return next((vectors for vectors in (AVX512, AVX2) if cpu_features().issuperset(vectors.needed)), None)
 
 
 def attempt(make: Callable[[str], LibraryT], name: str) -> tuple[LibraryT | None, str]:

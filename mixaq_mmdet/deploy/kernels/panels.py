@@ -61,7 +61,7 @@ class PackedLinear(NamedTuple):
         outputs: N.
         doubled: whether products count twice.
         row_shift: for each branch.
-        held: for each branch, how many sums of two products fit 16 bits, where AVX2 would cut them; 0 where not even one.
+        held: for each branch, how many sums of two products fit 16 bits, to which AVX2 cuts them; may be 0.
     """
 
     panels: Tensor

@@ -14,7 +14,7 @@ namespace mixaq {
 constexpr int kManyVectors = 9;
 constexpr int kMaxTokens = 160;  // in whole pairs of vectors
 // Queries at once: their sums and a step of all keys fit the registers of AVX-512.
-constexpr int rows_at_once(int vectors) { return kRegisters < 32 ? 1 : vectors <= 4 ? 4 : 2; }
+constexpr int rows_at_once(int vectors) { return kRegisters >= 32 && vectors <= 4 ? 4 : 2; }
 
 // What one branch does between q, k, v and the input of proj.
 struct Attention {
