@@ -1,4 +1,4 @@
-"""Convolutions and linear layers from codes: oneDNN's operators and plain torch against exact arithmetic."""
+"""Convolutions and linear layers from codes: kernels, oneDNN's operators and plain torch against exact arithmetic."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixaq_mmdet.deploy.backends import OnednnBackend, pick
+from mixaq_mmdet.deploy.backends import BACKENDS, Backend, KernelsBackend, OnednnBackend, pick
 from mixaq_mmdet.deploy.backends.onednn import OPERATORS
 from mixaq_mmdet.deploy.codes import codes_in_torch, to_codes
 from mixaq_mmdet.deploy.exact_layer import ExactLayer
 from mixaq_mmdet.deploy.layouts import Geometry, Grid, Layer, LinearWeights
 from mixaq_mmdet.deploy.onednn_layer import FinishedLayer, FusedLayer
+from mixaq_mmdet.registry import lookup
 
 BACKEND, REASON = OnednnBackend.load()
 needs_onednn = pytest.mark.skipif(BACKEND is None, reason=f'no oneDNN int8 operators here: {REASON}')
+KERNELS, NO_KERNELS = KernelsBackend.load()
+needs_kernels = pytest.mark.skipif(KERNELS is None, reason=f'no integer kernels here: {NO_KERNELS}')
+ENGINES = ['torch', pytest.param('onednn', marks=needs_onednn), pytest.param('kernels', marks=needs_kernels)]
 GEOMETRIES = {
     'linear': None,
     '1x1': Geometry((1, 1), (1, 1), (0, 0), (1, 1), 1),
@@ -63,6 +67,13 @@ def make() -> Maker:
     return Maker()
 
 
+def engine_for(name: str, layer: Layer) -> Backend:
+    """The engine, or the exact one where it refuses the layer, as ``auto`` takes it."""
+    if lookup(BACKENDS, name, 'engine').load()[0].refuses(layer):
+        name = 'torch'
+    return pick(name, [layer])[0]
+
+
 def simulated(x: Tensor, layer: Layer) -> Tensor:
     """What the fake-quantized layer gives, in float64."""
     weights, grid, geometry = layer.weights, layer.grid, layer.geometry
@@ -80,10 +91,10 @@ def simulated(x: Tensor, layer: Layer) -> Tensor:
 @pytest.mark.parametrize('offsets', [False, True])
 @pytest.mark.parametrize('weights', WEIGHTS)
 @pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
-@pytest.mark.parametrize('engine', ['torch', pytest.param('onednn', marks=needs_onednn)])
+@pytest.mark.parametrize('engine', ENGINES)
 def test_results_are_those_of_the_simulated_layer(engine, geometry, weights, offsets, make):
     layer, x = make.layer(geometry, weights, offsets), make.input(geometry)
-    backend, _ = pick('auto', [layer]) if engine == 'onednn' else pick('torch', [layer])
+    backend = engine_for(engine, layer)
     expected = simulated(x, layer)
     found = backend.layer(layer)(to_codes(x, layer.grid))
     assert found.dtype == torch.float32
@@ -94,11 +105,11 @@ def test_results_are_those_of_the_simulated_layer(engine, geometry, weights, off
 @pytest.mark.parametrize('bits', [8, 4])
 @pytest.mark.parametrize('weights', WEIGHTS)
 @pytest.mark.parametrize('geometry', [None, GEOMETRIES['3x3']], ids=['linear', '3x3'])
-@pytest.mark.parametrize('engine', ['torch', pytest.param('onednn', marks=needs_onednn)])
+@pytest.mark.parametrize('engine', ENGINES)
 def test_codes_and_relu(engine, geometry, weights, bits, make):
     out_grid = Grid(0.02 * 2 ** (8 - bits), 3, bits)
     layer, x = make.layer(geometry, weights, relu=True, out_grid=out_grid), make.input(geometry)
-    found = pick(engine, [layer])[0].layer(layer)(to_codes(x, layer.grid))
+    found = engine_for(engine, layer).layer(layer)(to_codes(x, layer.grid))
     expected = codes_in_torch(simulated(x, layer).relu().float(), out_grid)
     apart = (found.int() - expected.int()).abs()
     assert found.dtype == torch.uint8
@@ -106,6 +117,49 @@ def test_codes_and_relu(engine, geometry, weights, bits, make):
     assert apart.sum() <= 2, 'a result on the border of two codes may take either'
     assert int(found.min()) >= 3
     assert int(found.max()) == 2**bits - 1
+
+
+@needs_kernels
+def test_the_kernels_refuse_by_name_what_they_cannot_run(make):
+    reasons = {
+        '2 groups': make.layer(GEOMETRIES['3x3 in two groups']),
+        'offsets of an input that is padded': make.layer(GEOMETRIES['3x3'], offsets=True),
+        'GELU behind a layer outside of the blocks': make.layer(None, gelu=True),
+        'more than one step of an input': (lambda x: x._replace(grid=x.grid._replace(steps=torch.ones(5))))(
+            make.layer(None)
+        ),
+        '10 inputs are no multiple of 4': (
+            lambda x: x._replace(weights=x.weights._replace(codes=x.weights.codes[:, :10]))
+        )(make.layer(None)),
+    }
+    assert {KERNELS.refuses(layer): layer for layer in reasons.values()} == reasons
+    assert not any(
+        KERNELS.refuses(make.layer(geometry)) for name, geometry in GEOMETRIES.items() if 'groups' not in name
+    )
+
+
+@needs_kernels
+@pytest.mark.parametrize('name', [name for name in GEOMETRIES if 'groups' not in name])
+@pytest.mark.parametrize('outputs', [1, 16, 33, 80])
+def test_any_number_of_outputs_and_places(name, outputs, make):
+    """Results that fill no vector are copied out of one, and patches are worked on in pieces."""
+    geometry, layer = GEOMETRIES[name], make.layer(GEOMETRIES[name])
+    every = torch.arange(outputs) % OUTPUTS
+    layer = layer._replace(weights=LinearWeights(*(value[every] for value in layer.weights)))
+    x = to_codes(make.normal(250, CHANNELS) if geometry is None else make.normal(3, CHANNELS, 13, 17), layer.grid)
+    torch.testing.assert_close(KERNELS.layer(layer)(x), ExactLayer(layer)(x), rtol=1e-5, atol=1e-4)
+
+
+@needs_kernels
+def test_the_kernels_check_what_they_read(make):
+    runner = KERNELS.layer(make.layer(GEOMETRIES['3x3']))
+    for x in (torch.zeros(1, CHANNELS, 5, 5), torch.zeros(1, CHANNELS + 1, 5, 5, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r'codes: .* give uint8 of shape'):
+            runner(x)
+    with pytest.raises(ValueError, match='the kernel is larger than the map'):
+        KERNELS.layer(make.layer(GEOMETRIES['3x3']._replace(padding=(0, 0))))(
+            torch.zeros(1, CHANNELS, 2, 5, dtype=torch.uint8)
+        )
 
 
 @needs_onednn
@@ -119,14 +173,13 @@ def test_zero_points_of_weights_are_never_handed_to_operators_that_ignore_them(m
         pick('onednn', [grouped])
 
 
-@needs_onednn
 @pytest.mark.parametrize('geometry', [None, GEOMETRIES['3x3']], ids=['linear', '3x3'])
 @pytest.mark.parametrize('weights', WEIGHTS)
-def test_no_proposals_are_no_results(geometry, weights, make):
+@pytest.mark.parametrize('engine', ENGINES)
+def test_no_proposals_are_no_results(engine, geometry, weights, make):
     layer = make.layer(geometry, weights)
     x = to_codes(make.input(geometry)[:0], layer.grid)
-    for runner in (BACKEND.layer(layer), ExactLayer(layer)):
-        assert runner(x).shape == (0, OUTPUTS, *x.shape[2:])
+    assert pick(engine, [layer])[0].layer(layer)(x).shape == (0, OUTPUTS, *x.shape[2:])
 
 
 @needs_onednn

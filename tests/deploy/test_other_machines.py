@@ -23,6 +23,7 @@ from mixaq_mmdet.deploy.backends.base import by_preference
 from mixaq_mmdet.deploy.backends.kernels import KernelsBackend
 from mixaq_mmdet.deploy.backends.onednn import OnednnBackend
 from mixaq_mmdet.deploy.kernels import build
+from mixaq_mmdet.deploy.layouts import BlockWeights, Layer
 
 ONEDNN, NO_ONEDNN = OnednnBackend.load()
 needs_onednn = pytest.mark.skipif(ONEDNN is None, reason=f'no oneDNN int8 operators here: {NO_ONEDNN}')
@@ -135,14 +136,14 @@ def test_the_doctor_says_what_is_missed(nothing_built):
     assert lines == [
         f'Swin blocks: exact integers in plain torch, because {NO_COMPILER}; int8 products saturate',
         f'Swin blocks would gain: {KernelsBackend.gain}',
-        'neck and heads: exact integers in plain torch, because int8 products saturate',
+        f'neck and heads: exact integers in plain torch, because int8 products saturate; {NO_COMPILER}',
         f'neck and heads would gain: {OnednnBackend.gain}',
         f'RoIAlign, NMS and masks: torch and mmcv, because {NO_COMPILER}',
     ]
 
 
 def test_where_the_best_engine_runs_nothing_is_missed(monkeypatch):
-    for kind in by_preference():
+    for kind in {*by_preference(BlockWeights), *by_preference(Layer)}:
         monkeypatch.setattr(kind, 'load', classmethod(lambda cls: (cls.__new__(cls), '')))
         monkeypatch.setattr(kind, 'describe', lambda self, reason: self.name)
     assert here.engines_here()[:2] == ['Swin blocks: kernels', 'neck and heads: onednn']

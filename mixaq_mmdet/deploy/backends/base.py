@@ -49,6 +49,8 @@ class Backend:
     """Kinds of parts that it has runners for: Swin blocks, layers outside them."""
     preference: ClassVar[int] = -1
     """Rank among what engine='auto' tries, highest first; below 0 it runs only if named."""
+    layer_preference: ClassVar[int | None] = None
+    """The same for layers outside Swin blocks, where it is another one."""
     gain: ClassVar[str] = ''
     """What a machine that lacks it would gain, with what it needs."""
 
@@ -96,10 +98,15 @@ def engines() -> list[str]:
     return ['auto', *sorted(BACKENDS.module_dict)]
 
 
-def by_preference() -> list[type[Backend]]:
-    """What engine='auto' tries, in this order."""
-    kinds = [kind for kind in BACKENDS.module_dict.values() if kind.preference >= 0]
-    return sorted(kinds, key=lambda kind: -kind.preference)
+def by_preference(part: type) -> list[type[Backend]]:
+    """What engine='auto' tries for a kind of parts, in this order."""
+
+    def preference(kind: type[Backend]) -> int:
+        other = kind.layer_preference if part is Layer else None
+        return kind.preference if other is None else other
+
+    kinds = [kind for kind in BACKENDS.module_dict.values() if part in kind.runs and preference(kind) >= 0]
+    return sorted(kinds, key=preference, reverse=True)
 
 
 def pick(engine: str, parts: Sequence[ModelPart]) -> tuple[Backend, str]:
@@ -114,9 +121,7 @@ def pick(engine: str, parts: Sequence[ModelPart]) -> tuple[Backend, str]:
             raise ValueError(f'engine="{engine}" cannot run here: {reason}; use engine="auto"')
         return backend, f'engine="{engine}"'
     reasons: list[str] = []
-    for kind in by_preference():
-        if not all(isinstance(part, kind.runs) for part in parts):
-            continue
+    for kind in by_preference(type(parts[0]) if parts else BlockWeights):
         backend, reason = _able(kind, parts)
         if backend is not None:
             return backend, '; '.join(reasons)

@@ -14,9 +14,7 @@ def engines_here() -> list[str]:
     lines = []
     for what, part in KINDS.items():
         missed, reasons = '', list[str]()
-        for kind in by_preference():
-            if part not in kind.runs:
-                continue
+        for kind in by_preference(part):
             backend, why_not = kind.load()
             if backend is not None:
                 how = backend.describe('; '.join(reasons))

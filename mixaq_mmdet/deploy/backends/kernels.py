@@ -11,9 +11,9 @@ from mixaq_mmdet.registry import BACKENDS
 from mixaq_mmdet.windows.assignment import Assignment, TierCounts
 
 from .. import kernels
-from ..layouts import BlockWeights, Grid, LinearWeights
+from ..layouts import BlockWeights, Grid, Layer, LinearWeights
 from ..parts.bytes import ByteImages, Normalization
-from .base import Backend, Embedding, EmbedsBytes, Merging, OutputMap, Size
+from .base import Backend, Embedding, EmbedsBytes, Merging, ModelPart, OutputMap, Size
 
 
 @BACKENDS.register_module(name='kernels')
@@ -25,7 +25,8 @@ class KernelsBackend(Backend):
     """
 
     name = 'kernels'
-    preference = 2
+    runs = (BlockWeights, Layer)
+    preference, layer_preference = 2, 1
     gain = (
         'the kernels, which run a Swin-T backbone 7.5 times as fast as stock mmdet in float32 where they have AVX-512 '
         'VNNI, and less with AVX2 (docs/performance.md); they need Linux, AVX2 and a C++ compiler'
@@ -44,13 +45,19 @@ class KernelsBackend(Backend):
         """Which instructions it takes."""
         return f'int8 ({self.library.instructions} kernels)'
 
-    def refuses(self, part: Any) -> str:
-        """Sizes that the kernels do not know."""
+    def refuses(self, part: ModelPart) -> str:
+        """Sizes and grids that the kernels do not know."""
+        if isinstance(part, Layer):
+            return kernels.layer_unsupported(part) or ''
         return kernels.unsupported(part) or ''
 
     def block(self, weights: BlockWeights) -> kernels.IntegerBlock:
         """A block in one call."""
         return kernels.IntegerBlock(self.library, weights)
+
+    def layer(self, layer: Layer) -> kernels.KernelLayer:
+        """A layer in one call."""
+        return kernels.KernelLayer(self.library, layer)
 
     def embedding(self, embed: Any, weights: LinearWeights, grid: Grid) -> Embedding | None:
         """Square patches side by side."""

@@ -31,7 +31,7 @@ class OnednnBackend(Backend):
 
     name = 'onednn'
     runs = (BlockWeights, Layer)
-    preference = 1
+    preference, layer_preference = 1, 2
     gain = "torch's int8 operators, which are faster than the float layers; they need a CPU with VNNI or AMX"
 
     @classmethod

@@ -10,6 +10,7 @@ Grids and weights are described by the tuples of ``deploy.layouts``; whoever con
 from ..layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
 from .block import IntegerBlock
 from .build import Kernels, load
+from .layers import KernelLayer, layer_unsupported
 from .maps import IntegerEmbedding, IntegerMerging, OutputCodes, output_norm
 from .panels import unsupported
 from .trace import trace_block
@@ -22,11 +23,13 @@ __all__ = [
     'IntegerBlock',
     'IntegerEmbedding',
     'IntegerMerging',
+    'KernelLayer',
     'Kernels',
     'LinearWeights',
     'OutputCodes',
     'ProbabilityGrid',
     'assign',
+    'layer_unsupported',
     'load',
     'output_norm',
     'rank',

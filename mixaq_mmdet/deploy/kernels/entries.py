@@ -18,6 +18,7 @@ ENTRIES: Entries = {
     'merge': (REASON, [*[POINTER] * 2, *[LONG] * 4, POINTER, LONG, INT]),
     'output': (REASON, [*[POINTER] * 3, REAL, *[LONG] * 3, POINTER, LONG, INT]),
     'output_codes': (REASON, [*[POINTER] * 3, *[REAL] * 2, *[LONG] * 2, POINTER, LONG, INT]),
+    'layer': (REASON, [*[POINTER] * 2, *[LONG] * 4, POINTER, LONG, INT]),
     'token_means': (REASON, [POINTER, *[LONG] * 2, POINTER, INT]),
     'rank': (None, [*[POINTER] * 2, LONG, POINTER, REAL, *[POINTER] * 3]),
     'assign': (LONG, [POINTER, LONG, POINTER, *[LONG] * 2, *[POINTER] * 4]),

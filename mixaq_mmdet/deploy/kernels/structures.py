@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-Pair, FloatPair = ctypes.c_void_p * 2, ctypes.c_float * 2
+Pair, FloatPair, IntPair = ctypes.c_void_p * 2, ctypes.c_float * 2, ctypes.c_int64 * 2
 
 
 class Linear(ctypes.Structure):
@@ -85,6 +85,17 @@ class Embedding(ctypes.Structure):
     ]
 
 
+class Layer(ctypes.Structure):
+    _fields_ = [
+        ('product', Linear),
+        ('channels', ctypes.c_int64),
+        *((name, IntPair) for name in ('kernel', 'stride', 'padding', 'dilation')),
+        ('outputs', ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ('blank', 'to_codes')),
+        *((name, ctypes.c_float) for name in ('low', 'top')),
+    ]
+
+
 class ByteImage(ctypes.Structure):
     _fields_ = [
         ('pixels', ctypes.c_void_p),
@@ -147,6 +158,7 @@ MIRRORED: Mirrored = {
     'Trace': Trace,
     'Merging': Merging,
     'Embedding': Embedding,
+    'Layer': Layer,
     'ByteImage': ByteImage,
     'Grid': WindowGrid,
 }
