@@ -34,7 +34,7 @@ def build_integer_detector(base: str | type | None = None, engine: str = 'auto',
 
     Args:
         base: type of the detector, e.g. 'MaskRCNN', or its class, as in pure Python configs.
-        engine: what runs the layers of neck and heads: 'auto', 'onednn', 'kernels', or 'torch', which is exact and slow.
+        engine: what runs layers of neck and heads: 'auto', 'onednn', 'kernels', or 'torch', which is exact and slow.
         **model: the other keys of the detector's config.
     """
     is_class = isinstance(base, type) and issubclass(base, nn.Module)

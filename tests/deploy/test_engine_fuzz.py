@@ -1,4 +1,4 @@
-"""Drawn backbones and images: an engine gives the simulated model's maps, or says by name what it does not run."""
+"""Drawn backbones, layers and images: an engine gives the exact results, or says by name what it does not run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from integer_twin import SIZES, integer, relative_error, simulated
 
 from mixaq_mmdet.deploy import kernels
 from mixaq_mmdet.deploy.backends import OnednnBackend
+from mixaq_mmdet.deploy.exact_layer import ExactLayer
 from mixaq_mmdet.deploy.kernels import panels
+from mixaq_mmdet.deploy.layouts import Geometry, Grid, Layer, LinearWeights
 
 KERNELS, REASON = kernels.load()
 ONEDNN, NO_ONEDNN = OnednnBackend.load()
@@ -74,3 +76,39 @@ def test_onednn(**drawn):
 def test_the_kernels(**drawn):
     """The kernels run a geometry or refuse it before anything is computed."""
     check('kernels', **drawn)
+
+
+def pairs(least: int, most: int) -> st.SearchStrategy[tuple[int, int]]:
+    """Of rows and columns."""
+    return st.tuples(st.integers(least, most), st.integers(least, most))
+
+
+@fuzzed(
+    **dict(few=30, many=400, seed=st.integers(0, 2**31), size=pairs(1, 60), kernel=pairs(1, 4), stride=pairs(1, 3)),
+    **dict(padding=pairs(0, 3), dilation=pairs(1, 3), channels=st.integers(1, 40), outputs=st.integers(1, 70)),
+    **dict(batch=st.integers(0, 3), bits=st.integers(2, 8), largest=st.sampled_from([1, 8, 127]), relu=st.booleans()),
+)
+@pytest.mark.skipif(KERNELS is None, reason=f'no integer kernels here: {REASON}')
+def test_layers_by_the_kernels(
+    seed, size, kernel, stride, padding, dilation, channels, outputs, batch, bits, largest, relu
+):
+    """Convolutions of any walk over maps of any size."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = channels * kernel[0] * kernel[1]
+    codes = torch.randint(-largest, largest + 1, (outputs, inputs), generator=generator).to(torch.int8)
+    zero_point = torch.randint(-3, 4, (outputs,), generator=generator).int()
+    weights = LinearWeights(codes, torch.ones(outputs), zero_point, torch.zeros(outputs))
+    grid = Grid(1.0, 2**bits // 3, bits)
+    layer = Layer(weights, grid, Geometry(kernel, stride, padding, dilation, 1), relu)
+    refusal = kernels.layer_unsupported(layer)
+    assert (refusal is None) == (inputs % 4 == 0), refusal
+    if refusal is not None:
+        return
+    x = torch.randint(0, 2**bits, (batch, channels, *size), generator=generator).to(torch.uint8)
+    runner = kernels.KernelLayer(KERNELS, layer)
+    reach = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(size, padding, dilation, kernel, strict=True)]
+    if min(reach) < 1:
+        with pytest.raises(ValueError, match='the kernel is larger than the map'):
+            runner(x)
+    else:
+        assert torch.equal(runner(x), ExactLayer(layer)(x))

@@ -91,4 +91,9 @@ class KernelLayer(Operation):
     def _walked(self, *size: int) -> list[int]:
         kernels, strides, paddings, dilations, _ = self.geometry
         walk = zip(size, kernels, strides, paddings, dilations, strict=True)
-        return [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in walk]
+        walked = [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in walk]
+        if min(walked) < 1:
+            raise ValueError(
+                f'codes: the kernel is larger than the map of {size[0]} x {size[1]} places; give a larger one'
+            )
+        return walked
