@@ -62,6 +62,7 @@ LEGS = [
     leg(3, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg2.pth'),
     leg(4, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg3.pth'),
     leg(5, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg4.pth'),
+    leg(6, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg5.pth'),
 ]
 START = LEGS[-1]
 
