@@ -31,7 +31,7 @@ def files(tiny_coco, tmp_path_factory) -> dict[str, Path]:
     """A config that calibrates, and what it calibrated."""
     folder = tmp_path_factory.mktemp('limited')
     _, checkpoint = write_two_branch_files(tiny_coco, folder)
-    quant = {'method': 'RepQ', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
+    quant = {'method': 'MinMax', 'w_bits': 8, 'a_bits': 8, 'low_a_bits': 4}
     cfg = tiny_config(tiny_coco, folder, load_from=checkpoint)
     cfg.model.backbone.update(type='TwoBranchSwin', quant=quant)
     cfg.train_cfg = {'type': 'PTQLoop', 'num_images': 2}
@@ -62,7 +62,7 @@ def test_a_tool_ends_or_says_that_memory_is_not_enough(files, tmp_path, what, si
         'calibration': ('train.py', config, '--work-dir', tmp_path),
         'search': (
             *('search.py', config, checkpoint, '--work-dir', tmp_path, '--budget', '0.85'),
-            *('--population', '3', '--generations', '1', '--images', '2'),
+            *('--population', '3', '--generations', '1', '--images', '2', '--force'),
         ),
         'export': (
             *('deploy.py', 'export', config, checkpoint, '-o', tmp_path / 'model.onnx'),
