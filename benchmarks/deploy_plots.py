@@ -21,10 +21,11 @@ def pixels(size: str) -> int:
 
 def pruned_share(name: str) -> float | None:
     """The share of pruned windows that one of our rivals' names tells; None for the others."""
-    if not name.startswith('ours W8A8'):
+    found = re.fullmatch(r'ours W8A8(?:, (half|\d+ %) pruned)?', name)
+    if found is None:
         return None
-    found = re.search(r'(\d+) % pruned', name)
-    return int(found[1]) / 100 if found else 0.5 * name.endswith('half pruned')
+    share = found[1] or '0 %'
+    return 0.5 if share == 'half' else int(share.removesuffix(' %')) / 100
 
 
 def plot_growth(cases: Sequence[dict[str, Any]], path: Path) -> None:

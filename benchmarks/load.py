@@ -146,8 +146,8 @@ def growth(resident: Sequence[tuple[int, int]], count: int) -> dict[str, Any]:
     return {'resident MiB': round(end / 2**20, 1), 'growth': round(end / first - 1, 4)}
 
 
-def _in_a_process(files: tuple[str, str], count: int, send: Any) -> None:
-    load = Load(*files, images_of(DISTINCT))
+def _in_a_process(files: tuple[str, str], distinct: int, count: int, send: Any) -> None:
+    load = Load(*files, images_of(distinct))
     send.put({**load.run(count, 1), 'answers': load.answers})
 
 
@@ -156,7 +156,7 @@ def in_processes(files: tuple[str, str], count: int, processes: int) -> tuple[di
     context = multiprocessing.get_context('spawn')
     results = context.Queue()
     share = count // processes
-    workers = [context.Process(target=_in_a_process, args=(files, share, results)) for _ in range(processes)]
+    workers = [context.Process(target=_in_a_process, args=(files, DISTINCT, share, results)) for _ in range(processes)]
     for worker in workers:
         worker.start()
     found = [results.get() for _ in workers]

@@ -20,7 +20,16 @@ FLAGS = '-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-saniti
 FILES = sorted(
     f'tests/deploy/test_{name}.py'
     for name in (
-        *('kernels', 'kernel_inputs', 'kernel_windows', 'kernel_heads', 'codes', 'bytes', 'map_memory'),
+        *(
+            'kernels',
+            'kernel_inputs',
+            'kernel_windows',
+            'kernel_heads',
+            'layers_of_heads',
+            'codes',
+            'bytes',
+            'map_memory',
+        ),
         *('kernel_fuzz', 'engine_fuzz', 'roi_align', 'roi_extractor', 'nms', 'masks'),
     )
 )
