@@ -1,7 +1,7 @@
 """Tests of the kernels once more, in libraries that are built with AddressSanitizer and UBSan.
 
-The AVX-512 kernels take part where the CPU has them. Elsewhere their tests skip and say so, and only the portable
-kernels run.
+The integer kernels take part in the form that the CPU has, AVX-512 or AVX2; without either only the portable kernels
+run.
 """
 
 from __future__ import annotations
