@@ -1,9 +1,9 @@
 """The integer backbone against stock mmdet and the tools that users would otherwise take.
 
     python benchmarks/deploy.py [--quick] [--json docs/results/speed.json] [--rounds 7] [--threads 2]
-                                [--sizes 800x1216 ...] [--batches 1 4] [--weights FILE]
+                                [--sizes 800x1216 ...] [--batches 1 4] [--architecture tiny] [--weights FILE]
 
-Swin-T with random weights of a fixed seed unless a file is given. Each rival lives in a process of its own, pinned to
+Swin with random weights of a fixed seed unless a file is given. Each rival lives in a process of its own, pinned to
 the same cores; rounds interleave, each in an order of its own, and the median of per-round ratios counts. Preparing
 (export, calibration, kernel build, compilation) and the first forward are reported apart. C5 error: relative to float,
 Frobenius norm.
@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from deploy_plots import plot_growth
-from deploy_rivals import RIVALS
+from deploy_rivals import ARCHITECTURES, RIVALS, Source
 from timing import describe_device, ratios
 
 from mixaq_mmdet.reporting.files import write_whole
 
 STOCK, OURS, HALF = 'stock mmdet float', 'ours W8A8', 'ours W8A8, half pruned'
+VNNI, VNNI_HALF = 'ours VNNI W8A8', 'ours VNNI W8A8, half pruned'
 OPENVINO = 'OpenVINO int8'
 QUICK = [STOCK, OPENVINO, 'ONNX Runtime dynamic int8', OURS, HALF]
 SAME_CLASS = 0.03
@@ -41,11 +42,11 @@ SIZES = ['224x224', '480x640', MAIN_SIZE, '800x1333']
 class Rival:
     """A process that times one forward when asked."""
 
-    def __init__(self, name: str, batch: int, size: str, threads: int, weights: str | None) -> None:
+    def __init__(self, name: str, batch: int, size: str, threads: int, source: Source) -> None:
         self.name = name
         settings = {'name': name, 'batch': batch, 'size': [int(side) for side in size.split('x')]}
         command = [sys.executable, str(Path(__file__).with_name('deploy_rivals.py'))]
-        command.append(json.dumps({**settings, 'threads': threads, 'weights': weights}))
+        command.append(json.dumps({**settings, 'threads': threads, 'source': source}))
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.facts = self._answer()
 
@@ -72,7 +73,7 @@ def measure(names: list[str], batch: int, size: str, args: argparse.Namespace) -
     rivals, failed = [], {}
     for name in names:
         try:
-            rivals.append(Rival(name, batch, size, args.threads, args.weights))
+            rivals.append(Rival(name, batch, size, args.threads, Source(args.architecture, args.weights)))
         except RuntimeError as error:
             if name in (STOCK, OURS) or (args.quick and name == OPENVINO):
                 raise
@@ -116,8 +117,9 @@ def verdict(case: dict[str, Any]) -> list[str]:
     rivals = [name for name in seconds if name != STOCK and not name.startswith('ours')]
     others = [name for name in rivals if facts[name]['c5_error'] <= SAME_CLASS_OF.get(name, SAME_CLASS)]
     lines = []
-    if HALF in seconds:
-        lines.append(f'half pruned: {_gain(seconds, OURS, HALF, inverse=True):.2f} of all-high')
+    for whole, half in ((OURS, HALF), (VNNI, VNNI_HALF)):
+        if whole in seconds and half in seconds:
+            lines.append(f'{half}: {_gain(seconds, whole, half, inverse=True):.2f} of all-high')
     lines.append(f'all-high W8A8: {_gain(seconds, STOCK, OURS):.2f}x {STOCK}')
     if others:
         best = min(others, key=lambda name: statistics.median(seconds[name]))
@@ -144,7 +146,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--rivals', nargs='+', choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument('--rounds', type=at_least_one, default=7)
     parser.add_argument('--threads', type=at_least_one, default=2)
-    parser.add_argument('--weights', help='a Swin-T checkpoint; random weights without')
+    parser.add_argument('--architecture', choices=list(ARCHITECTURES), default='tiny')
+    parser.add_argument('--weights', help='a checkpoint of it; random weights without')
     parser.add_argument('--json', type=Path, help='file for the figures; plots go beside it')
     args = parser.parse_args(argv)
     if args.quick:
@@ -180,7 +183,8 @@ def write(found: dict[str, Any], path: Path | None) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     args = parse_args(argv)
-    found: dict[str, Any] = {**describe_device(), 'threads': args.threads, 'rounds': args.rounds, 'cases': []}
+    found: dict[str, Any] = {**describe_device(), 'architecture': args.architecture, 'threads': args.threads}
+    found |= {'rounds': args.rounds, 'cases': []}
     names = [name for name in RIVALS if name in {STOCK, OURS, *args.rivals}]
     for batch in args.batches:
         for size in args.sizes:

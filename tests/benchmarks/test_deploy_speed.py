@@ -13,7 +13,7 @@ import pytest
 import torch
 from deploy import HALF, OPENVINO, OURS, QUICK, STOCK
 from deploy_plots import pruned_share
-from deploy_rivals import MINMAX, RIVALS, make_images, serve
+from deploy_rivals import MINMAX, RIVALS, Source, make_images, serve
 from tiny_backbone import backbone
 
 from mixaq_mmdet.engine.calibration import Calibrator
@@ -64,7 +64,7 @@ def case(errors=None, **seconds):
 def test_verdict_takes_medians_of_ratios_per_round():
     lines = deploy.verdict(case(stock=[4.0, 8.0, 4.0], dynamic=[2, 2, 2], ours=[1.0, 2.0, 2.0], half=[0.5, 1.0, 1.2]))
     assert lines == [
-        'half pruned: 0.50 of all-high',
+        'ours W8A8, half pruned: 0.50 of all-high',
         f'all-high W8A8: 4.00x {STOCK}',
         f'all-high W8A8: 1.00x {DYNAMIC}',
         'relative C5 error: 0.0100 (within 0.03)',
@@ -107,7 +107,7 @@ class FakeRival:
     asked: list[str] = []
     missing = 'torchao dynamic int8'
 
-    def __init__(self, name, batch, size, threads, weights):
+    def __init__(self, name, batch, size, threads, source):
         if name == self.missing:
             raise RuntimeError('not installed')
         self.name, self.round = name, 0
@@ -183,7 +183,7 @@ def test_rows_are_run_by_the_engine_that_they_name(monkeypatch):
     monkeypatch.setattr('mixaq_mmdet.deploy.convert.convert_backbone', lambda simulated: 'converted')
     monkeypatch.setattr('mixaq_mmdet.deploy.kernels.load', lambda: (None, ''))
     for name in (OURS, 'ours onednn W8A8', 'ours onednn W8A8, half pruned'):
-        RIVALS[name](None, make_images(1, (32, 32)))
+        RIVALS[name](Source(), make_images(1, (32, 32)))
     assert made == [('auto', 0.0), ('onednn', 0.0), ('onednn', 0.5)]
 
 
@@ -204,12 +204,12 @@ def test_exported_rivals_are_our_grids_in_other_runtimes(monkeypatch):
 
 def test_a_rival_says_when_it_is_ready_and_times_each_line(monkeypatch, capsys):
     threads = torch.get_num_threads()
-    monkeypatch.setitem(RIVALS, 'fake', lambda weights, images: lambda x: [x + 0.01])
-    monkeypatch.setattr(deploy_rivals, 'float_swin', lambda weights: lambda x: [x])
+    monkeypatch.setitem(RIVALS, 'fake', lambda source, images: lambda x: [x + 0.01])
+    monkeypatch.setattr(deploy_rivals, 'float_swin', lambda source: lambda x: [x])
     monkeypatch.setattr(deploy_rivals.os, 'sched_setaffinity', lambda *_: None)
     monkeypatch.setattr('sys.stdin', io.StringIO('\n\n'))
     monkeypatch.setattr('sys.stdout', sys.stdout)  # serve points it at the error stream, for exporters that print
-    serve('fake', 1, (32, 32), threads, None)
+    serve('fake', 1, (32, 32), threads, ['tiny', None])
     ready, *times = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert ready.keys() == {'prepare', 'first', 'c5_error'}
     assert 0.005 < ready['c5_error'] < 0.02
