@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mixaq_mmdet.models import TwoBranchSwin
 from mixaq_mmdet.models.two_branch_attention import kind_masks
+from mixaq_mmdet.models.two_branch_swin import refuse_infinite
 from mixaq_mmdet.quantization import CONFIG_BUFFER, DETECTOR_BUFFER
 from mixaq_mmdet.registry import MODELS
 
@@ -112,15 +113,17 @@ class IntegerSwin(TwoBranchSwin):
         with torch.no_grad():
             return super().forward(x)  # type: ignore[arg-type]
 
-    def content(self, images: Tensor | ByteImages) -> Tensor:
-        """Where images have content: (B, H, W), 0 in the padding. Bytes know the size of their image."""
-        return images.content() if isinstance(images, ByteImages) else super().content(images)
-
-    def _check_input(self, x: Tensor | ByteImages) -> None:
-        if isinstance(x, ByteImages):
-            self._check_shape(x.shape)
-        else:
-            super()._check_input(x)
+    def examine(self, images: Tensor | ByteImages, ranks: bool) -> Tensor | None:
+        """As TwoBranchSwin, in one pass where the engine looks; bytes are finite and know the size of their image."""
+        patch, step = self.patches
+        if isinstance(images, ByteImages):
+            return images.content(patch) if ranks else None
+        windows = None if self.plan is None else self.plan.backend.windows
+        if windows is None or patch != step:
+            return super().examine(images, ranks)
+        content, finite = windows.look(images, patch)
+        refuse_infinite(finite)
+        return content if ranks else None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         """Take over an integer state; float norms below this module load themselves."""

@@ -206,9 +206,20 @@ class TwoBranchSwin(Distilled, SwinTransformer):
             images: of one batch.
             rank_all: rank in stages whose ratios are all zero, too.
         """
-        self._check_input(images)
+        self._check_shape(images.shape)
         height, width = images.shape[2:]
-        return Stream(images, (height, width), tuple(self._tell_stages(images, rank_all)))
+        ratios = list(zip(*self._active_ratios, strict=True))
+        ranks = rank_all or any(low or prune for low, prune in ratios)
+        if ranks and self.importance.needs_image_keys and torch.compiler.is_compiling():
+            raise ValueError(
+                f'importance={type(self.importance).__name__!r} reads pixels in Python, which no exporter or compiler '
+                "can follow; use one that works on tensors, such as importance='L2'"
+            )
+        with torch.no_grad():
+            content = self.examine(images, ranks)
+            keys = image_keys(images) if ranks and self.importance.needs_image_keys else None
+            told = tuple(self._tell_stages(ratios, content, keys, is_static(self.form, images), rank_all))
+        return Stream(images, (height, width), told)
 
     def steps(self) -> Iterator[Step]:
         """Every step of a forward, in order: the embedding, then of each stage the ranking, blocks, output, merging."""
@@ -256,41 +267,46 @@ class TwoBranchSwin(Distilled, SwinTransformer):
         for stage in self.stages[last + 1 :]:
             yield from stage.parameters()
 
-    def _tell_stages(self, images: Tensor, rank_all: bool) -> Iterator[StageInput]:
-        """Give each stage its pairs' ratios and, if it has to rank, where the images have content."""
-        ratios = list(zip(*self._active_ratios, strict=True))
-        rank = rank_all or any(low or prune for low, prune in ratios)
-        if rank and self.importance.needs_image_keys and torch.compiler.is_compiling():
-            raise ValueError(
-                f'importance={type(self.importance).__name__!r} reads pixels in Python, which no exporter or compiler '
-                "can follow; use one that works on tensors, such as importance='L2'"
-            )
-        static = is_static(self.form, images)
-        with torch.no_grad():
-            keys = image_keys(images) if rank and self.importance.needs_image_keys else None
-            content = self.content(images) if rank else None
-            kernel, stride = self.patch_embed.projection.kernel_size[0], self.patch_embed.projection.stride[0]
-            for stage in self.stages:
-                if content is not None:
-                    content = pool_content(content, kernel, stride)
-                own, ratios = ratios[: stage.num_pairs], ratios[stage.num_pairs :]
-                needed = rank_all or any(low or prune for low, prune in own)
-                yield StageInput(tuple(own), content if needed else None, keys, static)
-                if stage.downsample is not None:
-                    sampler = stage.downsample.sampler
-                    kernel, stride = sampler.kernel_size[0], sampler.stride[0]
+    def _tell_stages(
+        self,
+        ratios: list[tuple[float, float]],
+        content: Tensor | None,
+        keys: list[int] | None,
+        static: bool,
+        rank_all: bool,
+    ) -> Iterator[StageInput]:
+        """Give each stage its pairs' ratios and, if it has to rank, where its tokens see content."""
+        for stage in self.stages:
+            own, ratios = ratios[: stage.num_pairs], ratios[stage.num_pairs :]
+            needed = rank_all or any(low or prune for low, prune in own)
+            yield StageInput(tuple(own), content if needed else None, keys, static)
+            if stage.downsample is not None and content is not None:
+                sampler = stage.downsample.sampler
+                content = pool_content(content, sampler.kernel_size[0], sampler.stride[0])
 
-    def content(self, images: Tensor) -> Tensor:
-        """Where images (B, in_channels, H, W) have content: (B, H, W), 0 in the padding."""
-        return content_map(images)
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Side of the patches that become tokens, and the step between them."""
+        projection = self.patch_embed.projection
+        return projection.kernel_size[0], projection.stride[0]
 
-    def _check_input(self, x: Tensor) -> None:
-        self._check_shape(x.shape)
-        if self._reads_input(x) and not _is_finite(x):
-            raise ValueError(
-                'inputs hold NaN or infinite values; check the images and data_preprocessor.std '
-                '(check_finite=True checks in train mode too)'
-            )
+    def examine(self, images: Tensor, ranks: bool) -> Tensor | None:
+        """Look at images (B, in_channels, H, W) before anything is computed of them.
+
+        Args:
+            images: of one batch.
+            ranks: whether windows will be ranked.
+
+        Returns:
+            Where the tokens of the embedding see content, (B, H', W'), 0 where they see only padding; None without
+            ranking.
+
+        Raises:
+            ValueError: for NaN and infinity, where they are looked for.
+        """
+        if self._reads_input(images):
+            refuse_infinite(_is_finite(images))
+        return pool_content(content_map(images), *self.patches) if ranks else None
 
     def _check_shape(self, shape: torch.Size) -> None:
         if len(shape) != 4 or 0 in shape:
@@ -333,6 +349,15 @@ class TwoBranchSwin(Distilled, SwinTransformer):
         else:
             state_dict.setdefault(f'{prefix}low_trained', torch.zeros_like(self.low_trained))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def refuse_infinite(finite: bool) -> None:
+    """Raise an error unless the images are finite."""
+    if not finite:
+        raise ValueError(
+            'inputs hold NaN or infinite values; check the images and data_preprocessor.std '
+            '(check_finite=True checks in train mode too)'
+        )
 
 
 def _is_finite(x: Tensor) -> bool:

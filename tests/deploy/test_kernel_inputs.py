@@ -145,12 +145,14 @@ def test_the_output_norm_looks_at_its_stream_and_parameters(x, gamma, message):
 
 @needs_kernels
 def test_ranking_and_choosing_look_at_their_windows():
-    means = torch.ones(1, 8, 8)
+    stream, content = torch.ones(1, 8, 8, 16), torch.ones(1, 8, 8)
     with pytest.raises(ValueError, match=r'content: \(1, 8, 7\)'):
-        package.rank(KERNELS, means, torch.ones(1, 8, 7), 4, 0)
-    with pytest.raises(ValueError, match=r'means: .*float64'):
-        package.rank(KERNELS, means.double(), means, 4, 0)
-    _, _, order = package.rank(KERNELS, means, means, 4, 0)
+        package.rank(KERNELS, stream, torch.ones(1, 8, 7), 4)
+    with pytest.raises(ValueError, match=r'stream: .*float64'):
+        package.rank(KERNELS, stream.double(), content, 4)
+    with pytest.raises(ValueError, match=r'images: .*float64'):
+        package.look(KERNELS, torch.ones(1, 3, 8, 8, dtype=torch.float64), 4)
+    _, _, order = package.rank(KERNELS, stream, content, 4)[0]
     with pytest.raises(ValueError, match=r'order: \(1, 4\)'):
         package.assign(KERNELS, order, TierCounts(4, 0, 0), (8, 12), 4, 0)
     with pytest.raises(ValueError, match=r'counts: \(3, 2, 0\) windows; their sum must be the 4'):
@@ -158,7 +160,7 @@ def test_ranking_and_choosing_look_at_their_windows():
 
 
 @needs_kernels
-@pytest.mark.parametrize('entry', ['embed', 'merge', 'output', 'token_means'])
+@pytest.mark.parametrize('entry', ['embed', 'merge', 'output', 'rank'])
 def test_cplusplus_counts_again(entry):
     """Sizes that Python passed wrongly: an error, before any address is computed."""
     buffer = torch.zeros(4096)
@@ -172,7 +174,7 @@ def test_cplusplus_counts_again(entry):
         'embed': lambda: (ctypes.addressof(made), address, 191, 1, 8, 8, address, 128, 1),
         'merge': lambda: (ctypes.addressof(made), address, 256, 1, 4, 4, address, 127, 1),
         'output': lambda: (address, address, address, 1e-5, 1, 16, 16, address, 255, 1),
-        'token_means': lambda: (address, 4, 24, address, 1),
+        'rank': lambda: (address, 24, address, 1, 4, 4, 2, 1.0, address, address, address, address, 1),
     }
     with pytest.raises(ValueError, match='the kernels refuse their input'):
         KERNELS.call(entry, *calls[entry]())

@@ -34,11 +34,14 @@ class EmbedsBytes:
 class WindowEngine(Protocol):
     """Ranks and chooses windows; the answers of ``mixaq_mmdet.windows`` for the importance L2."""
 
+    def look(self, images: Tensor, patch: int) -> tuple[Tensor, bool]:
+        """Where patches of images (B, C, H, W) have content, (B, H', W'), and whether all numbers are finite."""
+
     def rank(self, x: Tensor, content: Tensor, window: int, reverse: bool) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Scores, blank and order (B, windows) of both grids of a stream (B, H, W, C), by shift."""
 
     def assign(self, order: Tensor, counts: TierCounts, size: Size, window: int, shift: int) -> Assignment:
-        """The assignment of ranked windows (B, windows), all kept ones in one run."""
+        """The assignment of ranked windows (B, windows), all kept ones in one run, in any order inside a branch."""
 
 
 class Backend:

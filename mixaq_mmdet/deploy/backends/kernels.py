@@ -112,7 +112,7 @@ class KernelEmbedding(EmbedsBytes):
 
 
 class KernelWindows:
-    """Ranks and chooses windows with the kernels.
+    """Looks at images, ranks and chooses windows with the kernels.
 
     Args:
         library: what ``deploy.kernels.load`` returned.
@@ -121,11 +121,13 @@ class KernelWindows:
     def __init__(self, library: kernels.Kernels) -> None:
         self.library = library
 
+    def look(self, images: Tensor, patch: int) -> tuple[Tensor, bool]:
+        """Where patches of images (B, C, H, W) have content, (B, H', W'), and whether all numbers are finite."""
+        return kernels.look(self.library, images, patch)
+
     def rank(self, x: Tensor, content: Tensor, window: int, reverse: bool) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Scores, blank and order (B, windows) of both grids of a stream (B, H, W, C), by shift."""
-        means = kernels.token_means(self.library, x)
-        shifts = (0, window // 2)
-        return {shift: kernels.rank(self.library, means, content, window, shift, reverse) for shift in shifts}
+        return kernels.rank(self.library, x, content, window, reverse)
 
     def assign(self, order: Tensor, counts: TierCounts, size: Size, window: int, shift: int) -> Assignment:
         """The assignment of ranked windows (B, windows)."""

@@ -14,7 +14,7 @@ from .layers import KernelLayer, layer_unsupported
 from .maps import IntegerEmbedding, IntegerMerging, OutputCodes, output_norm
 from .panels import unsupported
 from .trace import trace_block
-from .windows import assign, rank, token_means
+from .windows import assign, look, rank
 
 __all__ = [
     'BlockWeights',
@@ -31,9 +31,9 @@ __all__ = [
     'assign',
     'layer_unsupported',
     'load',
+    'look',
     'output_norm',
     'rank',
-    'token_means',
     'trace_block',
     'unsupported',
 ]

@@ -17,7 +17,7 @@ from . import learned
 from .build import Kernels
 from .operation import Operation, norm_on_grid, top
 from .panels import key_vectors, pack_linear, unsupported
-from .structures import Attention, Block, FloatPair, Pair
+from .structures import Attention, Block, FloatPair, Pair, WindowSegment
 
 _BEHIND = -1e30  # logit of a column behind the last token
 
@@ -41,7 +41,7 @@ class IntegerBlock(Operation):
         grids = weights.grids
         vectors = key_vectors(tokens)
         bias = F.pad(weights.bias.float() * math.log2(math.e), (0, 16 * vectors - tokens), value=_BEHIND)
-        block = Block(channels=self.channels, heads=weights.num_heads, tokens=tokens, vectors=vectors)
+        block = Block(channels=self.channels, heads=self.heads, tokens=tokens, vectors=vectors, kinds=self.kinds)
         block.epsilon = weights.epsilon
         block.bias = self.keep(bias, 'bias', (self.kinds, self.heads, tokens, 16 * vectors))
         self._add_products(block, weights)
@@ -116,23 +116,21 @@ class IntegerBlock(Operation):
         slots = None if run.slots is None else checked(run.slots, 'slots of the run', (len(rows),), torch.int64)
         if slots is not None and self._needs_pad:
             raise ValueError('these windows hold padding; give pad_qkv')
-        kinds = self._kinds_of(run)
+        segments = self._segments_of(run)
         self.kernels.call(
             'block',
             *(ctypes.addressof(self._block), stream.data_ptr(), len(stream), rows.data_ptr()),
             *(None if slots is None else slots.data_ptr(), len(rows), run.windows, run.high_windows),
-            *(kinds.data_ptr(), threads or torch.get_num_threads(), trace),
+            *(ctypes.addressof(segments), len(segments), threads or torch.get_num_threads(), trace),
         )
         return stream
 
-    def _kinds_of(self, run: Run) -> Tensor:
-        """The attention mask of each window, (windows,) int32."""
-        kinds = torch.zeros(run.windows, dtype=torch.int32)
-        for start, stop, kind in run.segments:
+    def _segments_of(self, run: Run) -> ctypes.Array[WindowSegment]:
+        """Which windows have which attention mask."""
+        for _, _, kind in run.segments:
             if not 0 <= kind < self.kinds:
                 raise ValueError(f'segments of the run: mask {kind} is none of the {self.kinds} of this block')
-            kinds[start:stop] = kind
-        return kinds
+        return (WindowSegment * len(run.segments))(*(WindowSegment(*segment) for segment in run.segments))
 
 
 def _attention(grids: BranchGrids) -> Attention:

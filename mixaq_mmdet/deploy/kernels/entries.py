@@ -12,15 +12,15 @@ REASON = ctypes.c_char_p
 
 Entries = dict[str, tuple[Any, list[Any]]]
 ENTRIES: Entries = {
-    'block': (REASON, [*[POINTER] * 2, LONG, *[POINTER] * 2, *[LONG] * 3, POINTER, INT, POINTER]),
+    'block': (REASON, [*[POINTER] * 2, LONG, *[POINTER] * 2, *[LONG] * 3, POINTER, LONG, INT, POINTER]),
     'embed': (REASON, [*[POINTER] * 2, *[LONG] * 4, POINTER, LONG, INT]),
     'embed_bytes': (REASON, [*[POINTER] * 4, *[LONG] * 3, POINTER, LONG, INT]),
     'merge': (REASON, [*[POINTER] * 2, *[LONG] * 4, POINTER, LONG, INT]),
     'output': (REASON, [*[POINTER] * 3, REAL, *[LONG] * 3, POINTER, LONG, INT]),
     'output_codes': (REASON, [*[POINTER] * 3, *[REAL] * 2, *[LONG] * 2, POINTER, LONG, INT]),
     'layer': (REASON, [*[POINTER] * 2, *[LONG] * 4, POINTER, LONG, INT]),
-    'token_means': (REASON, [POINTER, *[LONG] * 2, POINTER, INT]),
-    'rank': (None, [*[POINTER] * 2, LONG, POINTER, REAL, *[POINTER] * 3]),
+    'look': (INT, [POINTER, *[LONG] * 5, POINTER]),
+    'rank': (REASON, [POINTER, LONG, POINTER, *[LONG] * 4, REAL, *[POINTER] * 4, INT]),
     'assign': (LONG, [POINTER, LONG, POINTER, *[LONG] * 2, *[POINTER] * 4]),
     'matrix_tiles': (INT, [INT]),
     'instructions': (INT, []),

@@ -62,7 +62,7 @@ class Block(ctypes.Structure):
         ('attention', Attention * 2),
         *((name, FloatPair) for name in ('qkv_in_top', 'fc1_in_top', 'fc2_in_inverse', 'fc2_in_zero', 'fc2_in_top')),
         ('epsilon', ctypes.c_float),
-        *((name, ctypes.c_int64) for name in ('channels', 'heads', 'tokens', 'vectors')),
+        *((name, ctypes.c_int64) for name in ('channels', 'heads', 'tokens', 'vectors', 'kinds')),
     ]
 
 
@@ -144,6 +144,10 @@ class WindowGrid(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ('height', 'width', 'window', 'shift')]
 
 
+class WindowSegment(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ('start', 'stop', 'kind')]
+
+
 class Trace(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ('qkv_in', 'qkv', 'proj_in', 'fc1_in', 'fc2_in', 'probabilities')]
 
@@ -161,6 +165,7 @@ MIRRORED: Mirrored = {
     'Layer': Layer,
     'ByteImage': ByteImage,
     'Grid': WindowGrid,
+    'Segment': WindowSegment,
 }
 
 PORTABLE_MIRRORED: Mirrored = {'RoiLevel': RoiLevel, 'RoiAlign': RoiAlign, 'Nms': Nms, 'Pasting': Pasting}

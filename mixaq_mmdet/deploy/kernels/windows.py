@@ -1,8 +1,9 @@
-"""Ranking and choosing windows with the kernels: the answers of ``mixaq_mmdet.windows``, in one call for each grid."""
+"""Looking at images, ranking and choosing windows with the kernels: the answers of ``mixaq_mmdet.windows``."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,52 +18,62 @@ from .structures import WindowGrid
 VECTOR = 16  # channels that the kernel adds at once
 
 
-def token_means(kernels: Kernels, x: Tensor, threads: int | None = None) -> Tensor:
-    """Mean absolute activation of each token, (B, H, W, C) float32 to (B, H, W); ``L2.token_map`` in one pass."""
-    x = checked(x, 'stream', ('batch', 'height', 'width', f'a multiple of {VECTOR} channels'))
-    if x.shape[-1] % VECTOR:
-        raise ValueError(f'stream: {x.shape[-1]} channels; give a multiple of {VECTOR} channels')
-    means = torch.empty(x.shape[:-1])
-    threads = threads or torch.get_num_threads()
-    kernels.call('token_means', x.data_ptr(), means.numel(), x.shape[-1], means.data_ptr(), threads)
-    return means
-
-
-def rank(
-    kernels: Kernels, means: Tensor, content: Tensor, window: int, shift: int, reverse: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rank the windows of one grid as ``L2`` and ``rank_windows`` do.
+def look(kernels: Kernels, images: Tensor, patch: int) -> tuple[Tensor, bool]:
+    """Where patches have content, and whether every number is finite, in one pass.
 
     Args:
         kernels: from ``load``.
-        means: (B, H, W) from :func:`token_means`.
-        content: (B, H, W), 0 where a token sees only batch padding.
-        window: side of a window in tokens.
-        shift: of the grid.
-        reverse: the smallest first.
+        images: (B, channels, H, W) float32.
+        patch: side and stride of the patches.
 
     Returns:
-        Scores, blank and order, (B, windows) each: float32, bool, int64.
+        (B, ceil(H / patch), ceil(W / patch)) float32: 1, or 0 where a patch holds nothing but zeros.
     """
-    means = checked(means, 'means', ('batch', 'height', 'width'))
-    batch, height, width = means.shape
+    images = checked(images, 'images', ('batch', 'channels', 'height', 'width'))
+    height, width = images.shape[2:]
+    content = torch.empty(len(images), -(-height // patch), -(-width // patch))
+    finite = kernels.call('look', images.data_ptr(), *images.shape, patch, content.data_ptr())
+    return content, bool(finite)
+
+
+def rank(
+    kernels: Kernels, x: Tensor, content: Tensor, window: int, reverse: bool = False, threads: int | None = None
+) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+    """Rank the windows of both grids as ``L2`` and ``rank_windows`` do.
+
+    Args:
+        kernels: from ``load``.
+        x: (B, H, W, C) float32, the stream that enters a stage.
+        content: (B, H, W), 0 where a token sees only batch padding.
+        window: side of a window in tokens.
+        reverse: the smallest first.
+        threads: threads; torch's number if not given.
+
+    Returns:
+        By shift, 0 and half a window: scores, blank and order, (B, windows) each: float32, bool, int64.
+    """
+    x = checked(x, 'stream', ('batch', 'height', 'width', f'a multiple of {VECTOR} channels'))
+    batch, height, width, channels = x.shape
+    if channels % VECTOR:
+        raise ValueError(f'stream: {channels} channels; give a multiple of {VECTOR} channels')
     content = checked(content.float(), 'content', (batch, height, width))
-    shape = batch, num_windows(height, width, window)
-    scores, blank = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
-    order = torch.empty(shape, dtype=torch.int64)
-    grid = WindowGrid(height, width, window, shift)
+    shape = 2, batch, num_windows(height, width, window)
+    means, scores = torch.empty(content.shape), torch.empty(shape)
+    blank, order = torch.empty(shape, dtype=torch.bool), torch.empty(shape, dtype=torch.int64)
     kernels.call(
         'rank',
-        *(means.data_ptr(), content.data_ptr(), batch, ctypes.byref(grid), -1.0 if reverse else 1.0),
-        *(scores.data_ptr(), blank.data_ptr(), order.data_ptr()),
+        *(x.data_ptr(), channels, content.data_ptr(), batch, height, width, window, -1.0 if reverse else 1.0),
+        *(means.data_ptr(), scores.data_ptr(), blank.data_ptr(), order.data_ptr()),
+        threads or torch.get_num_threads(),
     )
-    return scores, blank, order
+    shifts = (0, window // 2)
+    return {shift: (scores[grid], blank[grid], order[grid]) for grid, shift in enumerate(shifts)}
 
 
 def assign(
     kernels: Kernels, order: Tensor, counts: TierCounts, size: tuple[int, int], window: int, shift: int
 ) -> Assignment:
-    """``windows.assignment.assign`` with all kept windows in one run.
+    """``windows.assignment.assign`` with all kept windows in one run, those of a branch in the order of the grid.
 
     Args:
         kernels: from ``load``.
@@ -76,13 +87,14 @@ def assign(
     batch, kept = len(order), counts.high + counts.low
     if sum(counts) != order.shape[1] or min(counts) < 0:
         raise ValueError(f'counts: {tuple(counts)} windows; their sum must be the {order.shape[1]} of the order')
-    rows, slots = torch.empty(2, batch * kept * window**2, dtype=torch.int64).unbind()
-    kinds = torch.empty(2, NUM_KINDS, dtype=torch.int64)
+    most = batch * kept * window**2
+    rows, slots = torch.empty(most, dtype=torch.int64), torch.empty(most, dtype=torch.int64)
+    kinds = (ctypes.c_int64 * (2 * NUM_KINDS))()
     grid, high_tokens = WindowGrid(*size, window, shift), ctypes.c_int64()
     tokens = kernels.call(
         'assign',
         *(order.data_ptr(), batch, ctypes.byref(grid), counts.high, counts.low),
-        *(rows.data_ptr(), slots.data_ptr(), kinds.data_ptr(), ctypes.byref(high_tokens)),
+        *(rows.data_ptr(), slots.data_ptr(), ctypes.addressof(kinds), ctypes.byref(high_tokens)),
     )
     if not kept:
         return Assignment(counts, ())
@@ -98,11 +110,10 @@ def assign(
     return Assignment(counts, (run,))
 
 
-def _segments(kinds: Tensor) -> list[Segment]:
+def _segments(kinds: Iterable[int]) -> Iterator[Segment]:
     """Where each attention mask begins and ends, from how many windows of each (branch, kind) there are."""
-    segments, start = [], 0
-    for number, kind in zip(kinds.flatten().tolist(), [*range(NUM_KINDS)] * 2, strict=True):
+    start = 0
+    for number, kind in zip(kinds, [*range(NUM_KINDS)] * 2, strict=True):
         if number:
-            segments.append(Segment(start, start + number, kind))
+            yield Segment(start, start + number, kind)
         start += number
-    return segments

@@ -79,11 +79,11 @@ class ByteImages:
         channels = torch.arange(len(values), device=self.device).view(-1, 1, 1)
         return stack_batch([values[channels, image.long()] for image in images], self.normalization.divisor)
 
-    def content(self) -> Tensor:
-        """(B, H, W) float32, 1 inside of the images and 0 in the padding."""
-        content = torch.zeros(len(self), *self.size, device=self.device)
+    def content(self, patch: int) -> Tensor:
+        """(B, ceil(H / patch), ceil(W / patch)) float32, 1 where a patch sees an image and 0 in the padding."""
+        content = torch.zeros(len(self), *(-(-side // patch) for side in self.size), device=self.device)
         for place, image in zip(content, self.images, strict=True):
-            place[: image.shape[1], : image.shape[2]] = 1
+            place[: -(-image.shape[1] // patch), : -(-image.shape[2] // patch)] = 1
         return content
 
 

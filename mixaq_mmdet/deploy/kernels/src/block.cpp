@@ -6,6 +6,8 @@
 #include "parallel.h"
 #include "sizes.h"
 
+#include <unistd.h>
+
 namespace mixaq {
 
 // See BlockWeights in ../../layouts.py; index 0 is the high branch, 1 the low one.
@@ -19,14 +21,19 @@ struct Block {
   Attention attention[2];
   float qkv_in_top[2], fc1_in_top[2], fc2_in_inverse[2], fc2_in_zero[2], fc2_in_top[2];
   float epsilon;
-  int64_t channels, heads, tokens, vectors;
+  int64_t channels, heads, tokens, vectors, kinds;
 };
 
 // Windows of a run. `rows` are rows of the stream, `slots` places among the windows' tokens (null: no padding).
 struct Windows {
   const int64_t *rows, *slots;
   int64_t num_rows, count, high;
-  const int32_t* kinds;
+  std::vector<int32_t> kinds;  // attention mask of each window
+};
+
+// Windows `start` to `stop` share one attention mask.
+struct Segment {
+  int64_t start, stop, kind;
 };
 
 // What does not fit, or null: what is read and written lies at places that `rows` and `slots` name.
@@ -51,7 +58,14 @@ struct Trace {
   uint16_t* probabilities;  // (windows, heads, tokens, kMaxTokens)
 };
 
-constexpr int64_t kCacheBytes = 400 << 10;  // of hidden codes: beside them L2 holds a panel, qkv and the stream's rows
+// Bytes of a chunk's hidden codes: beside them L2 holds a panel, qkv and the rows of the stream. A block whose weights do
+// not stay in L2 reads them anew for every chunk, so that its chunks are larger where L2 has room.
+inline int64_t hidden_bytes(const Linear& fc1) {
+  static const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  constexpr int64_t kLeast = 400 << 10;
+  const bool weights_stay = 3 * fc1.inputs * fc1.outputs < cache / 2;  // fc1 and fc2 are two of three thirds
+  return std::max(weights_stay ? cache / 5 : cache * 9 / 20, kLeast);
+}
 
 struct Chunk {
   int64_t first, last;          // windows
@@ -59,23 +73,34 @@ struct Chunk {
   int branch;
 };
 
-// Pieces of at most `per_chunk` windows, of each branch a multiple of the threads: else the last ones wait for one.
+constexpr int64_t kHalfRows = 128;  // fewer do not pay for reading the weights once more
+
+// Pieces of at most `per_chunk` windows, of each branch a multiple of the threads: else the last ones wait for one. The
+// last round is cut in halves, because cores of a shared machine differ in speed.
 std::vector<Chunk> cut(const Windows& windows, int64_t tokens, int64_t per_chunk, int64_t threads) {
   std::vector<Chunk> chunks;
   int64_t row = 0;
+  const auto add = [&](int64_t first, int64_t last, int branch) {
+    Chunk chunk{first, last, row, row, branch};
+    if (windows.slots)
+      while (row < windows.num_rows && windows.slots[row] < last * tokens) ++row;
+    else
+      row = last * tokens;
+    chunk.last_row = row;
+    chunks.push_back(chunk);
+  };
   const int64_t edges[3] = {0, windows.high, windows.count};
   for (int branch = 0; branch < 2; ++branch) {
     const int64_t count = edges[branch + 1] - edges[branch];
     const int64_t rounds = (count + per_chunk * threads - 1) / (per_chunk * threads);
     const int64_t pieces = std::min(rounds * threads, count);
     for (int64_t i = 0; i < pieces; ++i) {
-      Chunk chunk{edges[branch] + count * i / pieces, edges[branch] + count * (i + 1) / pieces, row, row, branch};
-      if (windows.slots)
-        while (row < windows.num_rows && windows.slots[row] < chunk.last * tokens) ++row;
-      else
-        row = chunk.last * tokens;
-      chunk.last_row = row;
-      chunks.push_back(chunk);
+      const int64_t first = edges[branch] + count * i / pieces, last = edges[branch] + count * (i + 1) / pieces;
+      const bool in_last_round = edges[branch + 1] == windows.count && i >= pieces - threads;
+      const bool halved = in_last_round && threads > 1 && (last - first) * tokens >= 2 * kHalfRows;
+      const int64_t middle = halved ? (first + last) / 2 : first;
+      if (halved) add(first, middle, branch);
+      add(middle, last, branch);
     }
   }
   return chunks;
@@ -127,14 +152,15 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
     spread_rows(steps.step, m.positions, num_rows, m.row_scale);
     return m.row_scale;
   };
-  const auto normalise = [&](const float* gamma, const float* beta, float highest, const Steps* steps, float zero) {
-    const Floats top = floats(highest);
-    for (int64_t r = 0; r < num_rows; ++r)
-      if (steps)
-        norm_to_codes(stream + rows[r] * width, width, gamma, beta, b.epsilon, top, steps->inverse[m.positions[r]],
-                      zero, m.codes + r * width);
-      else
-        norm_to_codes(stream + rows[r] * width, width, gamma, beta, b.epsilon, top, m.codes + r * width);
+  const auto norm = [&](const float* gamma, const float* beta, float highest, const Steps* steps, float zero) {
+    const auto source = [&](int64_t r) { return stream + rows[r] * width; };
+    const NormToCodes write{m.codes, width, floats(highest)};
+    if (steps)  // neither gamma nor beta is divided by a step of the row's own; beta holds the offset before rounding
+      normalise(num_rows, width, gamma, beta, b.epsilon, source, [&](int64_t r, int64_t column, Floats x) {
+        write(r, column, fma(x, floats(steps->inverse[m.positions[r]]), floats(zero)));
+      });
+    else
+      normalise(num_rows, width, gamma, beta, b.epsilon, source, write);
   };
 
   if (windows.slots)
@@ -143,7 +169,7 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
   const Learned* l = b.learned[branch];
   for (int64_t r = 0; l && r < num_rows; ++r) m.positions[r] = (places ? places[r] : r) % b.tokens;
 
-  normalise(b.gamma1[branch], b.beta1[branch], b.qkv_in_top[branch], l ? &l->qkv_in : nullptr, l ? l->qkv_in_zero : 0);
+  norm(b.gamma1[branch], b.beta1[branch], b.qkv_in_top[branch], l ? &l->qkv_in : nullptr, l ? l->qkv_in_zero : 0);
   if (trace) copy_rows(trace->qkv_in, chunk.first_row, m.codes, num_rows, width);
   for (int64_t slot = 0, r = 0; places && slot < num_slots; ++slot) {
     if (r < num_rows && places[r] == slot)
@@ -164,7 +190,7 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
   multiply(b.proj, branch, m.codes, num_rows, m.row_sums, AddToStream{{stream, width}, rows},
            l ? steps_of_rows(l->proj_in) : nullptr);
 
-  normalise(b.gamma2[branch], b.beta2[branch], b.fc1_in_top[branch], l ? &l->fc1_in : nullptr, l ? l->fc1_in_zero : 0);
+  norm(b.gamma2[branch], b.beta2[branch], b.fc1_in_top[branch], l ? &l->fc1_in : nullptr, l ? l->fc1_in_zero : 0);
   if (trace) copy_rows(trace->fc1_in, chunk.first_row, m.codes, num_rows, width);
   const CodeRows hidden_rows{m.hidden, hidden, nullptr};
   const float zero = b.fc2_in_zero[branch];
@@ -190,6 +216,7 @@ MIXAQ_SIZE_OF(Attention)
 MIXAQ_SIZE_OF(Steps)
 MIXAQ_SIZE_OF(Learned)
 MIXAQ_SIZE_OF(Trace)
+MIXAQ_SIZE_OF(Segment)
 
 // Whether products run on matrix tiles from now on: if they are wanted, and this CPU and system have them.
 extern "C" int mixaq_matrix_tiles(int wanted) {
@@ -212,12 +239,19 @@ extern "C" int mixaq_instructions() {
 // Returns null, or what does not fit.
 extern "C" const char* mixaq_block(const mixaq::Block* block, float* stream, int64_t stream_rows, const int64_t* rows,
                                    const int64_t* slots, int64_t num_rows, int64_t count, int64_t high,
-                                   const int32_t* kinds, int threads, const mixaq::Trace* trace) {
+                                   const mixaq::Segment* segments, int64_t num_segments, int threads,
+                                   const mixaq::Trace* trace) {
   using namespace mixaq;
   const Block& b = *block;
-  const Windows windows{rows, slots, num_rows, count, high, kinds};
+  Windows windows{rows, slots, num_rows, count, high, std::vector<int32_t>(std::max<int64_t>(count, 0))};
+  for (int64_t i = 0; i < num_segments; ++i) {
+    const Segment& s = segments[i];
+    if (s.kind < 0 || s.kind >= b.kinds) return "a segment has a mask that the block lacks";
+    if (s.start < 0 || s.stop > count) return "a segment lies outside of the windows";
+    std::fill(windows.kinds.begin() + s.start, windows.kinds.begin() + std::max(s.start, s.stop), s.kind);
+  }
   if (const char* reason = misfit(windows, stream_rows, b.tokens)) return reason;
-  int64_t per_chunk = std::max<int64_t>(kCacheBytes / (b.tokens * b.fc1.outputs), 1);
+  int64_t per_chunk = std::max<int64_t>(hidden_bytes(b.fc1) / (b.tokens * b.fc1.outputs), 1);
   per_chunk = std::max<int64_t>(std::min(per_chunk, (count + threads - 1) / threads), 1);
   const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk, threads);
   const size_t slots_ = per_chunk * b.tokens;

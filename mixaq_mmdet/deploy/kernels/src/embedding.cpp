@@ -114,10 +114,10 @@ void embed_batch(const Embedding& e, int64_t batch, int64_t rows, int64_t column
       const int64_t first = index * length + patch;
       gather(index, columns, patch, count, codes);
       multiply(e.projection, 0, codes, count, sums, ToFloat{{out + first * outputs, outputs}});
-      for (int64_t r = 0; e.gamma && r < count; ++r) {
-        float* row = out + (first + r) * outputs;
-        norm_to_float(row, outputs, e.gamma, e.beta, e.epsilon, row);
-      }
+      const auto at = [&](int64_t r) { return out + (first + r) * outputs; };
+      if (e.gamma)
+        normalise(count, outputs, e.gamma, e.beta, e.epsilon, at,
+                  [&](int64_t r, int64_t column, Floats x) { store(at(r) + column, x); });
     }
   });
 }

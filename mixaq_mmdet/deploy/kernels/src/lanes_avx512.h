@@ -25,6 +25,7 @@ inline Floats add(Floats x, Floats y) { return _mm512_add_ps(x, y); }
 inline Floats sub(Floats x, Floats y) { return _mm512_sub_ps(x, y); }
 inline Floats mul(Floats x, Floats y) { return _mm512_mul_ps(x, y); }
 inline Floats div(Floats x, Floats y) { return _mm512_div_ps(x, y); }
+inline Floats root(Floats x) { return _mm512_sqrt_ps(x); }
 inline Floats fma(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
 inline Floats fms(Floats x, Floats y, Floats z) { return _mm512_fmsub_ps(x, y, z); }
 inline Floats max(Floats x, Floats y) { return _mm512_max_ps(x, y); }

@@ -31,24 +31,26 @@ extern "C" const char* mixaq_merge(const mixaq::Merging* merging, const float* s
   if (values != batch * height * width * channels) return "the stream has another number of channels or tokens";
   if (results != total * outputs) return "the merged tokens do not fit their memory";
   run_tasks((total + kRows - 1) / kRows, threads, [&](const std::function<int64_t()>& take) {
-    Scratch scratch(kRows * (inputs + 4) + inputs * 4 + 192);
+    Scratch scratch(kRows * (inputs + 4) + inputs * kNormRows * sizeof(float) + 192);
     uint8_t* codes = scratch.take<uint8_t>(kRows * inputs);
-    float* corners = scratch.take<float>(inputs);
+    float* corners = scratch.take<float>(kNormRows * inputs);
     int32_t* sums = scratch.take<int32_t>(kRows);
     for (int64_t task = take(); task >= 0; task = take()) {
       const int64_t first = task * kRows, count = std::min(kRows, total - first);
-      for (int64_t r = 0; r < count; ++r) {
+      const auto gather = [&](int64_t r) {
         const int64_t token = first + r, index = token / (rows * columns), place = token % (rows * columns);
+        float* gathered = corners + r % kNormRows * inputs;
         for (int64_t corner = 0; corner < 4; ++corner) {
           const int64_t y = place / columns * 2 + corner / 2, x = place % columns * 2 + corner % 2;
-          float* target = corners + corner * channels;
+          float* target = gathered + corner * channels;
           if (y < height && x < width)
             std::memcpy(target, stream + ((index * height + y) * width + x) * channels, channels * sizeof(float));
           else
             std::memset(target, 0, channels * sizeof(float));
         }
-        norm_to_codes(corners, inputs, m.gamma, m.beta, m.epsilon, floats(m.in_top), codes + r * inputs);
-      }
+        return gathered;
+      };
+      normalise(count, inputs, m.gamma, m.beta, m.epsilon, gather, NormToCodes{codes, inputs, floats(m.in_top)});
       multiply(m.reduction, 0, codes, count, sums, ToFloat{{out + first * outputs, outputs}});
     }
   });
@@ -73,9 +75,10 @@ extern "C" const char* mixaq_output(const float* stream, const float* gamma, con
     for (int64_t task = take(); task >= 0; task = take()) {
       const int64_t image = task / pieces, first = task % pieces * tokens;
       const int64_t count = std::min(tokens, length - first);
-      for (int64_t t = 0; t < count; ++t)
-        norm_to_float(stream + (image * length + first + t) * channels, channels, gamma, beta, epsilon,
-                      normed + t * stride);
+      normalise(
+          count, channels, gamma, beta, epsilon,
+          [&](int64_t t) { return stream + (image * length + first + t) * channels; },
+          [&](int64_t t, int64_t column, Floats x) { store(normed + t * stride + column, x); });
       for (int64_t c = 0; c < channels; c += 4)
         for (int64_t t = 0; t < count; t += 16) {
           Floats of_channel[4];
@@ -103,11 +106,14 @@ extern "C" const char* mixaq_output_codes(const float* stream, const float* gamm
   using namespace mixaq;
   if (channels % 16) return "the channels are no multiple of 16";
   if (results != rows * channels) return "the codes do not fit their memory";
-  const Floats highest = floats(top);
   run_tasks((rows + kRows - 1) / kRows, threads, [&](const std::function<int64_t()>& take) {
-    for (int64_t task = take(); task >= 0; task = take())
-      for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
-        norm_to_codes(stream + r * channels, channels, gamma, beta, epsilon, highest, out + r * channels);
+    for (int64_t task = take(); task >= 0; task = take()) {
+      const int64_t first = task * kRows;
+      normalise(
+          std::min(kRows, rows - first), channels, gamma, beta, epsilon,
+          [&](int64_t r) { return stream + (first + r) * channels; },
+          NormToCodes{out + first * channels, channels, floats(top)});
+    }
   });
   return nullptr;
 }
