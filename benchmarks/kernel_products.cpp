@@ -17,6 +17,16 @@ double seconds_of(const Work& work) {
 
 // Sums of all whole tiles, which nothing becomes of.
 void sum_only(const Linear& layer, const uint8_t* a, int64_t rows, PanelSums& sums) {
+#ifdef __AMX_INT8__
+  if (const int64_t step = matrix_tiles() ? tile_inputs(layer.inputs) : 0) {
+    const MatrixTiles tiles(step);
+    for (int64_t column = 0; column < layer.outputs; column += kColumns)
+      for (int64_t r = 0; r + 2 * kMatrixRows <= rows; r += 2 * kMatrixRows)
+        sum_on_tiles<true>(a + r * layer.inputs, layer.inputs, layer.panels + column * layer.inputs, layer.inputs, step,
+                           sums);
+    return;
+  }
+#endif
   TileProducts products(a, rows, layer.inputs, layer.held[0]);
   for (int64_t column = 0; column < layer.outputs; column += kColumns) {
     products.use(layer.panels + column * layer.inputs);
@@ -27,7 +37,7 @@ void sum_only(const Linear& layer, const uint8_t* a, int64_t rows, PanelSums& su
 }  // namespace
 
 // The fastest of `rounds` rounds of a product of random codes: the loop alone, to codes, through GELU to codes, added to
-// float rows. `rows` is a multiple of 12, `outputs` of 32; `held` as in Linear, of weights of so many bits.
+// float rows. `rows` is a multiple of 12 and 32, `outputs` of 32; `held` as in Linear, of weights of so many bits.
 extern "C" void time_products(int64_t rows, int64_t inputs, int64_t outputs, int64_t rounds, int held,
                               double* seconds) {
   std::vector<uint8_t> a(rows * inputs), codes(rows * outputs);

@@ -1,7 +1,7 @@
 """GMAC per second of single products in one thread: the kernels' inner loop, their products, oneDNN's.
 
-Run by ``kernels.py``. Each figure is the fastest of many rounds. The loop is the tile of 12 rows and 32 outputs; it
-writes its sums to a buffer that nobody reads. "codes" are uint8 of a grid per column, "GELU" uint8 behind GELU, "add"
+Run by ``kernels.py``. Each figure is the fastest of many rounds. The loop is the tile of 12 rows and 32 outputs; or
+on matrix tiles (AMX) 32 rows; it writes its sums to a buffer that nobody reads. "codes" are uint8 of a grid per column, "GELU" uint8 behind GELU, "add"
 float rows that the result is added to. oneDNN is torch's ``qlinear_pointwise`` to uint8, without and with GELU.
 """
 
@@ -20,14 +20,19 @@ import torch
 from mixaq_mmdet.deploy.kernels import build
 
 SHAPES = ((96, 96), (96, 288), (96, 384), (384, 96), (192, 768), (384, 1536), (1536, 384), (3072, 768))
-ROWS, ROUNDS = 492, 100
+ROWS, ROUNDS = 480, 100  # rows: whole tiles of 12 and of 32
 OURS, ONEDNN = ('loop', 'codes', 'GELU', 'add'), ('oneDNN codes', 'oneDNN GELU')
 
 
-def product_rates(held: int = 0) -> dict[str, dict[str, float]]:
-    """GMAC/s by 'K x N' and kind; ``held``: sums of two products that fit 16 bits, which matters to AVX2 alone."""
+def product_rates(held: int = 0, more_features: tuple[str, ...] = ()) -> dict[str, dict[str, float]]:
+    """GMAC/s by 'K x N' and kind.
+
+    Args:
+        held: sums of two products that fit 16 bits, which matters to AVX2 alone.
+        more_features: of the CPU, besides those that the kernels cannot do without.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        library = _build(Path(folder))
+        library = _build(Path(folder), more_features)
         rates = {}
         for inputs, outputs in SHAPES:
             seconds = (ctypes.c_double * len(OURS))()
@@ -47,13 +52,13 @@ def print_rates(rates: dict[str, dict[str, float]]) -> None:
         print(f'{shape:>12}  ' + '  '.join(f'{cell:>12}' for cell in cells))
 
 
-def _build(folder: Path) -> ctypes.CDLL:
+def _build(folder: Path, more_features: tuple[str, ...]) -> ctypes.CDLL:
     target = folder / 'products.so'
     source = Path(__file__).with_suffix('.cpp')
     vectors = build.vectors_here()
     if vectors is None:
         raise SystemExit('no integer kernels here: this CPU has no AVX2')
-    flags = [*build.FLAGS, *build.feature_flags(vectors.needed), f'-I{build.SOURCES}']
+    flags = [*build.FLAGS, *build.feature_flags([*vectors.needed, *more_features]), f'-I{build.SOURCES}']
     subprocess.run([os.environ.get('CXX', 'g++'), *flags, str(source), '-o', str(target)], check=True)
     return ctypes.CDLL(str(target))
 

@@ -20,6 +20,7 @@ from kernel_products import print_rates, product_rates
 from timing import describe_device
 
 from mixaq_mmdet.deploy import kernels as package
+from mixaq_mmdet.deploy.kernels.build import MATRIX_FEATURES
 from mixaq_mmdet.deploy.layouts import BlockWeights, BranchGrids, Grid, LinearWeights, ProbabilityGrid
 from mixaq_mmdet.reporting.files import write_whole
 from mixaq_mmdet.windows.assignment import assign, tier_counts
@@ -112,7 +113,10 @@ def main() -> None:
         x, weight = torch.randn(3800, 384), torch.randn(1536, 384)
         float_rate = x.numel() * len(weight) / least(lambda: x @ weight.t(), options.rounds)
         rates = {'gmac_per_second': product_rates()}
-        if package.load()[0].instructions == 'AVX2':  # the one that takes products by the widths of codes
+        loaded = package.load()[0]
+        if loaded.on_matrices:
+            rates['gmac_per_second_tiles'] = product_rates(more_features=MATRIX_FEATURES)
+        if loaded.instructions == 'AVX2':  # the one that takes products by the widths of codes
             rates['gmac_per_second_w4a8'] = product_rates(HELD_BY_W4A8)
     total = sum(seconds.values())
     result = {
