@@ -1,8 +1,9 @@
 """GMAC per second of single products in one thread: the kernels' inner loop, their products, oneDNN's.
 
-Run by ``kernels.py``. Each figure is the fastest of many rounds. The loop is the tile of 12 rows and 32 outputs; or
-on matrix tiles (AMX) 32 rows; it writes its sums to a buffer that nobody reads. "codes" are uint8 of a grid per column, "GELU" uint8 behind GELU, "add"
-float rows that the result is added to. oneDNN is torch's ``qlinear_pointwise`` to uint8, without and with GELU.
+Run by ``kernels.py``. Each figure is the fastest of many rounds. The loop is the tile of 12 rows and 32 outputs, or on
+matrix tiles (AMX) of 32 rows; it writes its sums to a buffer that nobody reads. "codes" are uint8 of a grid per column,
+"GELU" uint8 behind GELU, "add" float rows that the result is added to. oneDNN is torch's ``qlinear_pointwise`` to
+uint8, without and with GELU.
 """
 
 from __future__ import annotations
