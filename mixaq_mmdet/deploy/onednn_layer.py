@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .exact_layer import Finish, as_weight, pads
@@ -119,6 +120,7 @@ class Product:
             return
         self.walk = (*(list(pair) for pair in geometry[1:4]), geometry.groups)
         weight = as_weight(codes, geometry).contiguous()
+        self.kernel_width = weight.shape[-1]
         self.packed = torch.ops.onednn.qconv_prepack(weight, self.scale, self.x_scale, self.x_zero, *self.walk, None)
 
     def __call__(
@@ -134,8 +136,18 @@ class Product:
         out: tuple[Any, ...] = (out_scale, out_zero, dtype, post, [], 'none' if post == 'gelu' else '')
         if self.walk is None:
             return torch.ops.onednn.qlinear_pointwise(codes, self.x_scale, self.x_zero, *weights, *out)
+        if narrow := self._gives_one_column(codes.shape[-1]):
+            codes = F.pad(codes, (0, self.walk[0][1]), value=self.x_zero)
         codes = codes.contiguous(memory_format=torch.channels_last)
-        return torch.ops.onednn.qconv2d_pointwise(codes, self.x_scale, self.x_zero, *weights, *self.walk, *out)
+        x = torch.ops.onednn.qconv2d_pointwise(codes, self.x_scale, self.x_zero, *weights, *self.walk, *out)
+        return x[..., :1].contiguous(memory_format=torch.channels_last) if narrow else x
+
+    def _gives_one_column(self, width: int) -> bool:
+        """Whether steps of more than one end in a map of one column: with AMX its sums are wrong, so it gets a second."""
+        assert self.walk is not None
+        stride, padding, dilation, _ = self.walk
+        reach = dilation[1] * (self.kernel_width - 1)
+        return max(stride) > 1 and (width + 2 * padding[1] - reach - 1) // stride[1] == 0
 
     def add(self, codes: Tensor, onto: Tensor) -> None:
         """The product of a linear layer, added to float32 (..., N) in place."""

@@ -102,6 +102,26 @@ def test_results_are_those_of_the_simulated_layer(engine, geometry, weights, off
     assert geometry is None or found.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    'geometry',
+    [
+        *(Geometry((3, 3), (2, 2), (1, 1), (1, 1), 1), Geometry((4, 4), (4, 4), (0, 0), (1, 1), 1)),
+        Geometry((3, 3), (3, 2), (1, 1), (1, 1), 1),
+    ],
+    ids=['3x3', 'patches', 'another step down'],
+)
+@pytest.mark.parametrize('width', [1, 2, 4, 5])
+@pytest.mark.parametrize('engine', ENGINES)
+def test_high_maps_of_one_column_and_more(engine, width, geometry, make):
+    """oneDNN's own sums of one column are wrong with AMX, if a step is longer than one."""
+    if width < geometry.kernel[1] - 2 * geometry.padding[1]:
+        pytest.skip('the kernel is wider than the map')
+    layer, x = make.layer(geometry), make.input(geometry, (40, width))
+    found = engine_for(engine, layer).layer(layer)(to_codes(x, layer.grid))
+    torch.testing.assert_close(found.double(), simulated(x, layer), rtol=1e-5, atol=1e-4)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize('bits', [8, 4])
 @pytest.mark.parametrize('weights', WEIGHTS)
 @pytest.mark.parametrize('geometry', [None, GEOMETRIES['3x3']], ids=['linear', '3x3'])
