@@ -79,7 +79,7 @@ def test_a_read_behind_a_tensor_is_seen(sanitized, columns):
 
 @pytest.mark.parametrize('file', FILES)
 def test_kernels_touch_only_their_memory(sanitized, file):
-    words = ['-m', 'pytest', '-q', '-x', '-rs', '-p', 'no:cacheprovider', '-m', 'not gpu', file]
+    words = ['-m', 'pytest', '-x', '-rs', '-p', 'no:cacheprovider', '-m', 'not gpu', file]
     done = run_process(sys.executable, *words, cwd=REPOSITORY, timeout=1200, **sanitized)
     assert done.returncode in (0, 5), done.stdout[-6000:]
     skipped = re.findall(r'SKIPPED \[\d+\] \S+: (.*)', done.stdout)

@@ -63,6 +63,7 @@ LEGS = [
     leg(4, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg3.pth'),
     leg(5, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg4.pth'),
     leg(6, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg5.pth'),
+    leg(7, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg6.pth'),
 ]
 START = LEGS[-1]
 
