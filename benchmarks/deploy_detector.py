@@ -14,7 +14,7 @@ backbone and neck under bf16 autocast (mmcv's operators take no bf16), eager and
 float neck and heads, half of the windows skipped, and the same W8A8 model exported to ONNX Runtime and OpenVINO; then
 the integer backbone on twenty shapes of COCO images, each seen for the first and for the second time. ``--quick``
 leaves all of these out. ``--rivals`` adds what others make of the exported float detector: ONNX Runtime and
-OpenVINO in float, ONNX Runtime's static int8 and NNCF's int8, both calibrated on noise too.
+OpenVINO in float, OpenVINO in bf16, ONNX Runtime's static int8 and NNCF's int8, both calibrated on noise too.
 """
 
 from __future__ import annotations
@@ -158,6 +158,7 @@ def rivals(plain: Any, size: tuple[int, int], folder: Path) -> dict[str, Callabl
         'float, onnxruntime': onnx_session(source),
         'static int8, onnxruntime': onnx_session(static, disabled_optimizers=['MatMulAddFusion']),
         'float, openvino': openvino_session(source),
+        'bf16, openvino': openvino_session(source, precision='bf16'),
         'NNCF int8, openvino': openvino_session(nncf_int8(source, noise), precision='bf16'),
     }
 

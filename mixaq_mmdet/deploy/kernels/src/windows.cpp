@@ -135,9 +135,9 @@ extern "C" const char* mixaq_rank(const float* stream, int64_t channels, const f
 }
 
 // The kept windows of a batch, from the front of each image's `order` (batch, windows): `high` of the high branch, then
-// `low` of the low one, those of one attention mask side by side, in the order of the grid. Writes the row of the stream of each real token, its
-// slot among the kept windows' tokens, and how many windows of each kind the branches have (2, kinds). Returns the
-// number of real tokens; high_tokens is how many of them are in the high branch.
+// `low` of the low one, those of one attention mask side by side, in the order of the grid. Writes the row of the stream
+// of each real token, its slot among the kept windows' tokens, and how many windows of each kind the branches have (2,
+// kinds). Returns the number of real tokens; high_tokens is how many of them are in the high branch.
 extern "C" int64_t mixaq_assign(const int64_t* order, int64_t batch, const mixaq::Grid* grid, int64_t high, int64_t low,
                                 int64_t* rows, int64_t* slots, int64_t* kinds, int64_t* high_tokens) {
   using namespace mixaq;
