@@ -143,7 +143,7 @@ class Product:
         return x[..., :1].contiguous(memory_format=torch.channels_last) if narrow else x
 
     def _gives_one_column(self, width: int) -> bool:
-        """Whether steps of more than one end in a map of one column, whose sums are wrong with AMX; it gets a second."""
+        """Whether steps of more than one end in a map of one column, whose sums AMX gets wrong; it gets a second."""
         assert self.walk is not None
         stride, padding, dilation, _ = self.walk
         reach = dilation[1] * (self.kernel_width - 1)
