@@ -62,7 +62,7 @@ def test_rivals_are_the_float_detector_in_their_own_int8(tmp_path):
         works = deploy_detector.rivals(plain, (64, 96), tmp_path)
         found = {name: work(images) for name, work in works.items()}
     others = {'static int8, onnxruntime', 'NNCF int8, openvino'}
-    assert set(found) == {'float, onnxruntime', 'float, openvino'} | others
+    assert set(found) == {'float, onnxruntime', 'float, openvino', 'bf16, openvino'} | others
     for dets, labels, masks in found.values():
         assert [tuple(x.shape) for x in (dets, labels, masks)] == [(10, 5), (10,), (10, 28, 28)]
         assert (labels >= 0).all(), 'random heads find as many objects as there may be'

@@ -21,10 +21,10 @@ from mixaq_mmdet.engine.calibration import Calibrator
 DYNAMIC = 'ONNX Runtime dynamic int8'
 
 
-def test_quick_is_one_size_and_five_backbones():
+def test_quick_is_one_size_and_six_backbones():
     args = deploy.parse_args(['--quick'])
     assert (args.sizes, args.batches, args.rivals) == (['800x1216'], [1], QUICK)
-    assert set(QUICK) == {STOCK, OPENVINO, DYNAMIC, OURS, HALF}
+    assert set(QUICK) == {STOCK, OPENVINO, 'OpenVINO bf16', DYNAMIC, OURS, HALF}
 
 
 def test_everything_is_measured_by_default():
