@@ -10,8 +10,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mixaq_mmdet.models import TwoBranchSwin
+from mixaq_mmdet.models.finite import refuse_infinite
 from mixaq_mmdet.models.two_branch_attention import kind_masks
-from mixaq_mmdet.models.two_branch_swin import refuse_infinite
 from mixaq_mmdet.quantization import CONFIG_BUFFER, DETECTOR_BUFFER
 from mixaq_mmdet.registry import MODELS
 

@@ -21,6 +21,7 @@ from mixaq_mmdet.windows.rows import with_zero_gradients
 
 from .checkpoint_guard import refuse_foreign_weights, refuse_integers, refuse_quantizer_state
 from .distillation import Distilled, FeatureDistiller
+from .finite import is_finite, refuse_infinite
 from .kept_float import tell_kept_float
 from .ratios import RatioPair, Ratios, checked_ratios
 from .stage_windows import StageInput, StageRecord, StageWindows
@@ -291,11 +292,7 @@ class TwoBranchSwin(Distilled, SwinTransformer):
         return projection.kernel_size[0], projection.stride[0]
 
     def examine(self, images: Tensor, ranks: bool) -> Tensor | None:
-        """Look at images (B, in_channels, H, W) before anything is computed of them.
-
-        Args:
-            images: of one batch.
-            ranks: whether windows will be ranked.
+        """Look at images (B, in_channels, H, W) before anything is computed of them; ``ranks``: windows will be ranked.
 
         Returns:
             Where the tokens of the embedding see content, (B, H', W'), 0 where they see only padding; None without
@@ -305,7 +302,7 @@ class TwoBranchSwin(Distilled, SwinTransformer):
             ValueError: for NaN and infinity, where they are looked for.
         """
         if self._reads_input(images):
-            refuse_infinite(_is_finite(images))
+            refuse_infinite(is_finite(images))
         return pool_content(content_map(images), *self.patches) if ranks else None
 
     def _check_shape(self, shape: torch.Size) -> None:
@@ -349,17 +346,3 @@ class TwoBranchSwin(Distilled, SwinTransformer):
         else:
             state_dict.setdefault(f'{prefix}low_trained', torch.zeros_like(self.low_trained))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def refuse_infinite(finite: bool) -> None:
-    """Raise an error unless the images are finite."""
-    if not finite:
-        raise ValueError(
-            'inputs hold NaN or infinite values; check the images and data_preprocessor.std '
-            '(check_finite=True checks in train mode too)'
-        )
-
-
-def _is_finite(x: Tensor) -> bool:
-    # a sum is cheaper than a mask of the input's size, and not finite if any summand is not
-    return bool(torch.isfinite(x.detach().sum())) or bool(torch.isfinite(x).all())
