@@ -19,7 +19,7 @@ Keep = Callable[[Tensor, str, tuple[int, ...]], int]
 
 
 def weight_unit(grid: ProbabilityGrid) -> float:
-    """What the kernels hold for a probability of ``grid.scale``: see attention.h on powers of sqrt 2."""
+    """What the kernels hold for a probability of ``grid.scale``: see probabilities.h on powers of sqrt 2."""
     return 169 / 128 if grid.steps_per_octave == 2 else 1.0
 
 

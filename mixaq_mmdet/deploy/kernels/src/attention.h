@@ -1,12 +1,10 @@
-// Attention of one head in one window: integer logits, softmax in float, probabilities and values in bf16.
-//
-// bf16 holds integers up to 256 and powers of two exactly, but sqrt 2 only to 1e-4. Powers of sqrt 2 are therefore held
-// times 169 / 128: even ones as 169 / 128, odd ones as 239 / 128, whose ratio is sqrt 2 to 9e-6.
+// Attention of one head in one window: integer logits, softmax in float, then values times probabilities. Both are codes
+// where the grid of probabilities is uniform and begins at 0, else bf16.
 #pragma once
 #include <algorithm>
 
-#include "bf16.h"
 #include "learned.h"
+#include "probabilities.h"
 
 namespace mixaq {
 
@@ -15,19 +13,6 @@ constexpr int kManyVectors = 9;
 constexpr int kMaxTokens = 160;  // in whole pairs of vectors
 // Queries at once: their sums and a step of all keys fit the registers of AVX-512.
 constexpr int rows_at_once(int vectors) { return kRegisters >= 32 && vectors <= 4 ? 4 : 2; }
-
-// What one branch does between q, k, v and the input of proj.
-struct Attention {
-  float logit_multiplier;          // q and k steps times log2 e
-  int32_t q_zero;                  // k's zero point moves all logits of a row alike: softmax does not see it
-  float v_zero;
-  int32_t steps_per_octave;        // 1, 2: logarithmic probabilities; 0: uniform; -1: not quantized
-  float probability_log_scale;     // log2 D
-  float probability_levels;        // 2^bits where logarithmic, 2^bits - 1 where uniform
-  float probability_inverse_step;  // uniform
-  float probability_zero;
-  float out_multiplier, out_zero, out_top;  // to the codes of proj's input; undoes the 169 / 128
-};
 
 // Learned grids of one head (null where they are not learned); `out_before` is at the head's channels.
 struct LearnedHead {
@@ -43,64 +28,62 @@ struct HeadScratch {
   alignas(64) uint16_t values_rest[kTokens / 2][32][2];  // what bf16 leaves of values with steps of their own
   alignas(64) float key_scale[kTokens], key_addend[kTokens];
   alignas(64) uint16_t probabilities[rows_at_once(Vectors)][kTokens];
+  alignas(64) int8_t value_codes[kTokens / 4][32][4];  // less 128
+  alignas(64) uint8_t probability_codes[rows_at_once(Vectors)][kTokens];
 };
 constexpr size_t kHeadBytes = sizeof(HeadScratch<kManyVectors>);
 
-// Probabilities on a logarithmic grid: the logarithm of each is its logit to base 2 less that of the sum. `reference` is
-// that of the sum times the grid's scale.
-template <int Steps, int Vectors>
-inline void logarithmic(const Attention& p, const Floats (&logits)[Vectors], Floats reference, Floats* out) {
-  const Floats steps = floats(Steps), limit = floats(std::min(p.probability_levels, 127.0f * Steps));
-  const Ints end = to_ints(limit);  // at the latest where bf16 ends
-  const Ints even = bits(floats(Steps == 2 ? 169 / 128.0f : 1.0f));
-  const Ints odd = bits(floats(239 / 128.0f));
-#pragma GCC unroll 9
-  for (int v = 0; v < Vectors; ++v) {
-    const Floats exact = mul(sub(reference, logits[v]), steps);
-    const Ints q = to_ints(min(max(exact, floats(0)), limit));
-    Ints value = even, halvings = q;
-    if constexpr (Steps == 2) {
-      value = select(is_odd(q), odd, even);
-      halvings = shift_right<1>(add(q, ints(1)));
-    }
-    value = sub_where(less(q, end), value, shift_left<23>(halvings));
-    out[v] = from_bits(value);
-  }
+// Whether values are weighed as codes, four tokens at once: the sums are the whole numbers that bf16 gives, too.
+template <bool IsLearned>
+inline bool weighs_codes(const Attention& p) {
+  return !IsLearned && p.steps_per_octave == 0 && p.probability_zero == 0 && p.probability_levels <= 255;
 }
 
-// `x`: logits where the grid is logarithmic, else their exponentials; `of_sum`: `reference` there, else the inverse of
-// the sum. Returns the sum of what it writes.
-template <int Vectors>
-inline float quantize_probabilities(const Attention& p, const Floats (&x)[Vectors], Floats of_sum, float inverse_step,
-                                    uint16_t* out) {
-  constexpr int kPairs = (Vectors + 1) / 2;
-  Floats values[2 * kPairs];
-  values[2 * kPairs - 1] = floats(0);
-  if (p.steps_per_octave == 2) {
-    logarithmic<2>(p, x, of_sum, values);
-  } else if (p.steps_per_octave == 1) {
-    logarithmic<1>(p, x, of_sum, values);
-  } else {
-#pragma GCC unroll 9
-    for (int v = 0; v < Vectors; ++v) values[v] = mul(x[v], of_sum);
-    if (p.steps_per_octave == 0) {
-      const Floats zero = floats(p.probability_zero), top = floats(p.probability_levels);
-#pragma GCC unroll 9
-      for (int v = 0; v < Vectors; ++v) {
-        Floats q = nearest(mul(values[v], floats(inverse_step)));
-        q = max(add(q, zero), floats(0));
-        values[v] = sub(min(q, top), zero);
+// What `probability_codes` stored weighs the values of a head.
+template <int Rows, int Vectors, int Columns>
+inline void weigh_codes(const Attention& p, HeadScratch<Vectors>& s, int tokens, const Floats (&x)[Rows][Vectors],
+                        Floats of_sums, Floats (&result)[Rows][Columns]) {
+  Ints sums[Rows][Columns];
+  Floats of_rows[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r)
+    of_rows[r] = r < Rows ? probability_codes<Vectors>(p, x[r], one_of_four(of_sums, r), s.probability_codes[r])
+                          : of_rows[0];
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Columns; ++c) sums[r][c] = ints(0);
+  for (int four = 0; four < (tokens + 3) / 4; ++four) {
+    Ints values[Columns];
+    for (int c = 0; c < Columns; ++c) values[c] = load_ints(s.value_codes[four][16 * c]);
+    for (int r = 0; r < Rows; ++r) {
+      int32_t probabilities;
+      std::memcpy(&probabilities, s.probability_codes[r] + 4 * four, 4);
+      const Ints y = ints(probabilities);
+      for (int c = 0; c < Columns; ++c) sums[r][c] = add_products(sums[r][c], y, values[c]);
+    }
+  }
+  const Floats shifts = mul(sum_four(of_rows), floats(128 - p.v_zero));  // whole numbers, which floats hold
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Columns; ++c) result[r][c] = add(to_floats(sums[r][c]), one_of_four(shifts, r));
+}
+
+// What `quantize_probabilities` stored weighs the values of a head, and what bf16 leaves of them if there is a `rest`.
+template <int Rows, int Vectors, int Columns>
+inline void weigh_values(const HeadScratch<Vectors>& s, int tokens, bool rest, Floats (&result)[Rows][Columns]) {
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Columns; ++c) result[r][c] = floats(0);
+  for (int pair = 0; pair < (tokens + 1) / 2; ++pair) {
+    Ints values[Columns];
+    for (int c = 0; c < Columns; ++c) values[c] = load_ints(s.values[pair][16 * c]);
+    for (int r = 0; r < Rows; ++r) {
+      int32_t two;
+      std::memcpy(&two, s.probabilities[r] + 2 * pair, 4);
+      const Ints x = ints(two);
+      for (int c = 0; c < Columns; ++c) {
+        result[r][c] = dot_bf16(result[r][c], x, values[c]);
+        if (rest) result[r][c] = dot_bf16(result[r][c], x, load_ints(s.values_rest[pair][16 * c]));
       }
     }
   }
-  Floats sum = floats(0);
-#pragma GCC unroll 5
-  for (int pair = 0; pair < kPairs; ++pair) {
-    const Floats first = values[2 * pair], second = values[2 * pair + 1];
-    store(out + 32 * pair, to_bf16(first, second));
-    sum = add(sum, add(first, second));
-  }
-  return total(sum);
 }
 
 // Attention of Rows queries: q[r] points at the query's channels, bias[r] at its row of the bias table, position[r] is
@@ -158,31 +141,20 @@ inline void attend_rows(const Attention& p, HeadScratch<Vectors>& s, int tokens,
       if (!by_logits) x[r][v] = e;
     }
   }
-  Floats of_sums = reduce_four(of_rows, [](Floats a, Floats b) { return add(a, b); });
+  Floats of_sums = sum_four(of_rows);
   of_sums = by_logits ? add(log2_positive(of_sums), floats(p.probability_log_scale))
                       : div(floats(1.0f), of_sums);
   float weights[Rows];
-#pragma GCC unroll 4
-  for (int r = 0; r < Rows; ++r) {
-    const float inverse = IsLearned ? learned.grids->attn.inverse[position[r]] : p.probability_inverse_step;
-    weights[r] = quantize_probabilities<Vectors>(p, x[r], one_of_four(of_sums, r), inverse, s.probabilities[r]);
-  }
   Floats result[Rows][Channels / 16];
-  for (int r = 0; r < Rows; ++r)
-    for (int c = 0; c < Channels / 16; ++c) result[r][c] = floats(0);
-  for (int pair = 0; pair < (tokens + 1) / 2; ++pair) {
-    Ints values[Channels / 16];
-    for (int c = 0; c < Channels / 16; ++c) values[c] = load_ints(s.values[pair][16 * c]);
+  if (weighs_codes<IsLearned>(p)) {
+    weigh_codes(p, s, tokens, x, of_sums, result);
+  } else {
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
-      int32_t two;
-      std::memcpy(&two, s.probabilities[r] + 2 * pair, 4);
-      const Ints x = ints(two);
-      for (int c = 0; c < Channels / 16; ++c) {
-        result[r][c] = dot_bf16(result[r][c], x, values[c]);
-        if (IsLearned && learned.grids->v_by_position)
-          result[r][c] = dot_bf16(result[r][c], x, load_ints(s.values_rest[pair][16 * c]));
-      }
+      const float inverse = IsLearned ? learned.grids->attn.inverse[position[r]] : p.probability_inverse_step;
+      weights[r] = quantize_probabilities<Vectors>(p, x[r], one_of_four(of_sums, r), inverse, s.probabilities[r]);
     }
+    weigh_values(s, tokens, IsLearned && learned.grids->v_by_position, result);
   }
   const Floats out_multiplier = floats(p.out_multiplier), out_zero = floats(p.out_zero);
   for (int r = 0; r < Rows; ++r)
@@ -220,6 +192,16 @@ inline void pack_values(const uint8_t* v, int64_t stride, int tokens, float zero
       if (IsLearned && steps)
         store(s.values_rest[token / 2][c],
               to_bf16_pairs(sub(first, rounded_to_bf16(first)), sub(second, rounded_to_bf16(second))));
+    }
+}
+
+// Codes less 128, four tokens of a channel side by side. What stands behind the last token is multiplied by 0.
+template <int Channels, int Vectors>
+inline void pack_value_codes(const uint8_t* v, int64_t stride, int tokens, HeadScratch<Vectors>& s) {
+  for (int token = 0; token < tokens; token += 4)
+    for (int c = 0; c < Channels; c += 16) {
+      const auto row = [&](int i) { return load_bytes(v + std::min(token + i, tokens - 1) * stride + c); };
+      store(s.value_codes[token / 4][c], sub_bytes(four_rows(row(0), row(1), row(2), row(3)), all_bytes(-128)));
     }
 }
 
@@ -276,7 +258,10 @@ void attend_head(const Attention& p, void* memory, int tokens, const uint8_t* qk
   const float* value_steps = nullptr;
   if constexpr (IsLearned)
     if (learned.grids->v_by_position) value_steps = learned.grids->v.step;
-  pack_values<Vectors, Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero, value_steps, s);
+  if (weighs_codes<IsLearned>(p))
+    pack_value_codes<Channels>(qkv + 2 * width + first, stride, tokens, s);
+  else
+    pack_values<Vectors, Channels, IsLearned>(qkv + 2 * width + first, stride, tokens, p.v_zero, value_steps, s);
   if constexpr (IsLearned) learn_keys<Vectors, Channels>(*learned.grids, tokens, s);
   Ints key_terms[Vectors];
   for (int v = 0; v < Vectors; ++v) {
@@ -303,8 +288,12 @@ void attend_head(const Attention& p, void* memory, int tokens, const uint8_t* qk
       attend_rows<kRows, Vectors, Channels, IsLearned>(p, s, tokens, key_terms, q, rows, target, tokens_of, learned);
     else
       attend_rows<1, Vectors, Channels, IsLearned>(p, s, tokens, key_terms, q, rows, target, tokens_of, learned);
-    for (int r = 0; seen && r < count; ++r)
+    for (int r = 0; seen && r < count; ++r) {
+      const uint8_t* codes = s.probability_codes[r];
+      for (int v = 0; weighs_codes<IsLearned>(p) && v < HeadScratch<Vectors>::kTokens; v += 32)
+        store(s.probabilities[r] + v, to_bf16(to_floats(from_bytes(codes + v)), to_floats(from_bytes(codes + v + 16))));
       std::memcpy(seen + tokens_of[r] * kMaxTokens, s.probabilities[r], sizeof(s.probabilities[r]));
+    }
     query += count;
   }
 }

@@ -106,6 +106,8 @@ std::vector<Chunk> cut(const Windows& windows, int64_t tokens, int64_t per_chunk
   return chunks;
 }
 
+constexpr int64_t kRowsAhead = 8;  // rows of a window lie apart, so that they are asked for before they are read
+
 struct Buffers {
   uint8_t *codes, *qkv, *hidden;
   int64_t* places;
@@ -153,7 +155,11 @@ void run_chunk(const Block& b, const Windows& windows, const Chunk& chunk, float
     return m.row_scale;
   };
   const auto norm = [&](const float* gamma, const float* beta, float highest, const Steps* steps, float zero) {
-    const auto source = [&](int64_t r) { return stream + rows[r] * width; };
+    const auto source = [&](int64_t r) {
+      const float* ahead = stream + rows[std::min(r + kRowsAhead, num_rows - 1)] * width;
+      for (int64_t c = 0; c < width; c += kLine / sizeof(float)) ask_for(ahead + c);
+      return stream + rows[r] * width;
+    };
     const NormToCodes write{m.codes, width, floats(highest)};
     if (steps)  // neither gamma nor beta is divided by a step of the row's own; beta holds the offset before rounding
       normalise(num_rows, width, gamma, beta, b.epsilon, source, [&](int64_t r, int64_t column, Floats x) {

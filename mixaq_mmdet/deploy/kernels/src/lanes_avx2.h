@@ -119,6 +119,10 @@ inline Ints from_bytes(const uint8_t* x) {
 inline __m256i low_halves(Ints x) {
   return _mm256_permute4x64_epi64(_mm256_packus_epi32(x.low, x.high), 0b11011000);
 }
+inline Ints from_quarters(Bytes a, Bytes b, Bytes c, Bytes d) {
+  return {_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)};
+}
+inline Bytes load_bytes(const uint8_t* x) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x)); }
 inline Bytes low_bytes(Ints x) {
   const __m256i halves = low_halves(x);
   return _mm_packus_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));

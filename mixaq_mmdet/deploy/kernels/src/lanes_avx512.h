@@ -72,6 +72,11 @@ inline Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 inline Ints from_bytes(const uint8_t* x) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
 }
+inline Ints from_quarters(Bytes a, Bytes b, Bytes c, Bytes d) {
+  const __m512i x = _mm512_inserti32x4(_mm512_inserti32x4(_mm512_castsi128_si512(a), b, 1), c, 2);
+  return _mm512_inserti32x4(x, d, 3);
+}
+inline Bytes load_bytes(const uint8_t* x) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x)); }
 inline Bytes low_bytes(Ints x) { return _mm512_cvtepi32_epi8(x); }
 inline void store(uint8_t* target, Bytes x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(target), x); }
 inline Ints all_bytes(int8_t x) { return _mm512_set1_epi8(x); }

@@ -15,7 +15,6 @@ struct Moments {
 };
 
 inline Moments moments(const float* const (&x)[kNormRows], int64_t width, float epsilon) {
-  const auto sum = [](Floats a, Floats b) { return add(a, b); };
   const Floats count = floats(static_cast<float>(width));
   Moments m;
   Floats of_rows[kNormRows];
@@ -24,7 +23,7 @@ inline Moments moments(const float* const (&x)[kNormRows], int64_t width, float 
   for (int64_t c = 0; c < width; c += 16)
 #pragma GCC unroll 4
     for (int r = 0; r < kNormRows; ++r) of_rows[r] = add(of_rows[r], load(x[r] + c));
-  const Floats means = div(reduce_four(of_rows, sum), count);
+  const Floats means = div(sum_four(of_rows), count);
 #pragma GCC unroll 4
   for (int r = 0; r < kNormRows; ++r) {
     m.mean[r] = one_of_four(means, r);
@@ -36,7 +35,7 @@ inline Moments moments(const float* const (&x)[kNormRows], int64_t width, float 
       const Floats d = sub(load(x[r] + c), m.mean[r]);
       of_rows[r] = fma(d, d, of_rows[r]);
     }
-  const Floats variances = div(reduce_four(of_rows, sum), count);
+  const Floats variances = div(sum_four(of_rows), count);
   const Floats scales = div(floats(1.0f), root(add(variances, floats(epsilon))));
 #pragma GCC unroll 4
   for (int r = 0; r < kNormRows; ++r) m.scale[r] = one_of_four(scales, r);

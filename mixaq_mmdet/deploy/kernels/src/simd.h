@@ -6,6 +6,11 @@
 
 namespace mixaq {
 
+constexpr int64_t kLine = 64;  // bytes that come from memory together
+
+// What lies there will be read soon: into L2, because it is more than L1 holds beside what is read now.
+inline void ask_for(const void* at) { __builtin_prefetch(at, 0, 2); }
+
 // Codes 0 .. top of values that are already divided by the step and shifted by the zero point.
 inline Bytes to_codes(Floats x, Floats top) {
   return low_bytes(to_ints(min(max(x, floats(0)), top)));  // rounds half to even, as torch.round
@@ -32,6 +37,14 @@ inline Floats exp2_negative(Floats x) {
   return from_bits(add(bits(p), shift_left<23>(bits(whole))));
 }
 
+// Four bytes of each of 16 columns side by side.
+inline Ints four_rows(Bytes a, Bytes b, Bytes c, Bytes d) {
+  const Bytes low01 = _mm_unpacklo_epi8(a, b), high01 = _mm_unpackhi_epi8(a, b);
+  const Bytes low23 = _mm_unpacklo_epi8(c, d), high23 = _mm_unpackhi_epi8(c, d);
+  return from_quarters(_mm_unpacklo_epi16(low01, low23), _mm_unpackhi_epi16(low01, low23),
+                       _mm_unpacklo_epi16(high01, high23), _mm_unpackhi_epi16(high01, high23));
+}
+
 // Columns 0 to 3 of 16 rows.
 inline void four_columns(const float* rows, int64_t stride, Floats (&columns)[4]) {
   Floats r[4];  // lane l of r[i] is row 4 l + i
@@ -56,6 +69,10 @@ inline Floats reduce_four(const Floats (&v)[4], const Combine& combine) {
   Floats all = combine(interleave_low_pairs(low, high), interleave_high_pairs(low, high));
   all = combine(all, swap_halves(all));
   return combine(all, swap_fours(all));
+}
+
+inline Floats sum_four(const Floats (&v)[4]) {
+  return reduce_four(v, [](Floats a, Floats b) { return add(a, b); });
 }
 
 // What `reduce_four` returned for vector r, in all lanes.
