@@ -20,8 +20,11 @@ pytest.importorskip('onnxscript')
 onnxruntime = pytest.importorskip('onnxruntime')
 
 
-def run(path, x):
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+def run(path, x, **options):
+    settings = onnxruntime.SessionOptions()
+    for name, value in options.items():
+        setattr(settings, name, value)
+    session = onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
     return session.run(None, {'image': x.numpy()})
 
 
@@ -88,8 +91,10 @@ def test_plain_quantization_nodes_are_exact(name, tmp_path):
     expected = [model(x) for x in images()]
     lower(model, Dialect('plain'))
     save(to_onnx(model, {'image': images()[0]}, ['c2', 'c3']), tmp_path / 'plain.onnx')
+    # as written: ONNX Runtime 1.23, the last one for Python 3.10, gives an output the wrong type when it merges nodes
+    as_written = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for x, outs in zip(images(), expected, strict=True):
-        assert_close(run(tmp_path / 'plain.onnx', x), outs, 1e-3)
+        assert_close(run(tmp_path / 'plain.onnx', x, graph_optimization_level=as_written), outs, 1e-3)
 
 
 @torch.no_grad()
