@@ -64,6 +64,7 @@ LEGS = [
     leg(5, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg4.pth'),
     leg(6, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg5.pth'),
     leg(7, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg6.pth'),
+    leg(8, 'checkpoints/mask-rcnn_swin-mini_float-16k-leg7.pth'),
 ]
 START = LEGS[-1]
 
