@@ -73,34 +73,34 @@ struct Chunk {
   int branch;
 };
 
-constexpr int64_t kHalfRows = 128;  // fewer do not pay for reading the weights once more
+// Fewer rows do not pay for reading the weights once more; matrix tiles take a quarter of the time for them.
+inline int64_t least_rows() { return matrix_tiles() ? 128 : 32; }
 
-// Pieces of at most `per_chunk` windows, of each branch a multiple of the threads: else the last ones wait for one. The
-// last round is cut in halves, because cores of a shared machine differ in speed.
+// Pieces of about equally many rows, at most `per_chunk` windows' worth, of each branch a multiple of the threads: else
+// the last ones wait for one. The last round is cut in halves, because cores of a shared machine differ in speed. Where
+// windows are mostly padding, a piece has up to twice as many of them.
 std::vector<Chunk> cut(const Windows& windows, int64_t tokens, int64_t per_chunk, int64_t threads) {
-  std::vector<Chunk> chunks;
-  int64_t row = 0;
-  const auto add = [&](int64_t first, int64_t last, int branch) {
-    Chunk chunk{first, last, row, row, branch};
+  std::vector<int64_t> row_at(windows.count + 1, 0);  // the first row of each window
+  for (int64_t window = 0, row = 0; window < windows.count; row_at[++window] = row)
     if (windows.slots)
-      while (row < windows.num_rows && windows.slots[row] < last * tokens) ++row;
+      while (row < windows.num_rows && windows.slots[row] < (window + 1) * tokens) ++row;
     else
-      row = last * tokens;
-    chunk.last_row = row;
-    chunks.push_back(chunk);
-  };
+      row += tokens;
+  std::vector<Chunk> chunks;
   const int64_t edges[3] = {0, windows.high, windows.count};
   for (int branch = 0; branch < 2; ++branch) {
-    const int64_t count = edges[branch + 1] - edges[branch];
-    const int64_t rounds = (count + per_chunk * threads - 1) / (per_chunk * threads);
-    const int64_t pieces = std::min(rounds * threads, count);
-    for (int64_t i = 0; i < pieces; ++i) {
-      const int64_t first = edges[branch] + count * i / pieces, last = edges[branch] + count * (i + 1) / pieces;
-      const bool in_last_round = edges[branch + 1] == windows.count && i >= pieces - threads;
-      const bool halved = in_last_round && threads > 1 && (last - first) * tokens >= 2 * kHalfRows;
-      const int64_t middle = halved ? (first + last) / 2 : first;
-      if (halved) add(first, middle, branch);
-      add(middle, last, branch);
+    const int64_t end = edges[branch + 1], begin_row = row_at[edges[branch]], rows = row_at[end] - begin_row;
+    const int64_t rounds = (rows + per_chunk * tokens * threads - 1) / (per_chunk * tokens * threads);
+    const bool halved = end == windows.count && threads > 1 && rows >= 2 * least_rows() * rounds * threads;
+    const int64_t shares = 2 * rounds * threads, in_halves = halved ? 2 * threads : 0;
+    int64_t first = edges[branch];
+    for (int64_t share = 0; first < end;) {
+      share += share < shares - in_halves ? 2 : 1;
+      const int64_t until = begin_row + rows * share / std::max<int64_t>(shares, 1);
+      int64_t last = first + 1;
+      while (last < end && last - first < 2 * per_chunk && row_at[last] < until) ++last;
+      chunks.push_back({first, last, row_at[first], row_at[last], branch});
+      first = last;
     }
   }
   return chunks;
@@ -260,7 +260,9 @@ extern "C" const char* mixaq_block(const mixaq::Block* block, float* stream, int
   int64_t per_chunk = std::max<int64_t>(hidden_bytes(b.fc1) / (b.tokens * b.fc1.outputs), 1);
   per_chunk = std::max<int64_t>(std::min(per_chunk, (count + threads - 1) / threads), 1);
   const std::vector<Chunk> chunks = cut(windows, b.tokens, per_chunk, threads);
-  const size_t slots_ = per_chunk * b.tokens;
+  int64_t most = 0;  // windows of a chunk
+  for (const Chunk& chunk : chunks) most = std::max(most, chunk.last - chunk.first);
+  const size_t slots_ = most * b.tokens;
   run_tasks(chunks.size(), threads, [&](const std::function<int64_t()>& take) {
     Scratch scratch(slots_ * (4 * b.channels + b.fc1.outputs + 20) + kHeadBytes + 10 * 64);
     Buffers m;
