@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .stacks import TESTED, Stack
 
-TESTED_PYTHONS = ('3.11', '3.13')  # `make test-pythons`
+TESTED_PYTHONS = ('3.10', '3.11', '3.12', '3.13')  # `make test-pythons`
 
 
 @dataclass(frozen=True)
