@@ -46,7 +46,9 @@ def allow_mmengine_checkpoints() -> None:
 
     multiarray = importlib.import_module('numpy._core.multiarray' if np.__version__ >= '2' else 'numpy.core.multiarray')
     dtypes = {type(np.dtype(code)) for code in np.typecodes['All'] if code != 'O'}
-    allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, *sorted(dtypes, key=lambda dtype: dtype.__name__)]
+    # With names: what is allowed without one, onedl-mmengine takes back behind each file that it loads.
+    named = (HistoryBuffer, np.ndarray, np.dtype, *sorted(dtypes, key=lambda dtype: dtype.__name__))
+    allowed: list[Any] = [(kind, f'{kind.__module__}.{kind.__name__}') for kind in named]
     for function in (multiarray._reconstruct, multiarray.scalar):
         # numpy 2 renamed the module: files name either.
         allowed += [(function, f'{module}.multiarray.{function.__name__}') for module in ('numpy._core', 'numpy.core')]

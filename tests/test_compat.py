@@ -45,6 +45,13 @@ def test_message_hub_loads_weights_only(hub_file):
     check_hub(torch.load(io.BytesIO(hub_file), weights_only=True))
 
 
+def test_what_is_allowed_outlives_a_block_that_allows_the_same(hub_file):
+    """onedl-mmengine loads files in such blocks."""
+    with torch.serialization.safe_globals([HistoryBuffer, np.ndarray, np.dtype, type(np.dtype('int64'))]):
+        pass
+    check_hub(torch.load(io.BytesIO(hub_file), weights_only=True))
+
+
 @pytest.mark.parametrize('package', ['numpy.core', 'numpy._core'])
 def test_either_name_of_the_numpy_module_loads(hub_file, package):
     """Files of numpy 1 name numpy.core, files of numpy 2 numpy._core."""

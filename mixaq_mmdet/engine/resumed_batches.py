@@ -36,7 +36,14 @@ class ResumedBatches:
             self._arrive = None
         return next(self._endless)
 
+    def skip_iter(self, number: int) -> None:
+        """What onedl-mmengine's loop calls on its iterator to advance it; mmengine's takes batches."""
+        for _ in range(number):
+            next(self)
+
     def _count_off(self) -> None:
+        if self._endless._iterator is None:  # onedl-mmengine makes it when the first batch is asked for
+            self._endless._iterator = iter(self._endless._dataloader)
         try:
             self._endless._iterator._next_index()
         except StopIteration:  # a sampler that ends: as mmengine's iterator goes on to the next epoch

@@ -18,7 +18,7 @@ def test_the_log_names_them(monkeypatch):
     said = []
     monkeypatch.setattr('mixaq_mmdet.models.kept_float.print_log', lambda text, logger: said.append(text))
     cfg = tiny_mask_rcnn(type='TwoBranchSwin', quant={'method': 'MinMax'})
-    cfg.roi_head.bbox_head.update(cls_predictor_cfg={'type': 'NormedLinear', 'tempearture': 20})
+    cfg.roi_head.bbox_head.update(cls_predictor_cfg={'type': 'NormedLinear'})
     cfg.update(type='QuantDetector', base=cfg.type, detector_quant={'method': 'MinMax'})
     model = MODELS.build(cfg)
     assert said == ['roi_head.bbox_head.fc_cls stays float: NormedLinear has a forward of its own']

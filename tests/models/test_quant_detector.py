@@ -146,7 +146,7 @@ def test_heads_of_the_detr_family_stay_float_and_say_so(monkeypatch):
 
 def test_layers_with_a_forward_of_their_own_stay_what_they_are():
     cfg = tiny_mask_rcnn(type='TwoBranchSwin')
-    cfg.roi_head.bbox_head.update(cls_predictor_cfg={'type': 'NormedLinear', 'tempearture': 20})
+    cfg.roi_head.bbox_head.update(cls_predictor_cfg={'type': 'NormedLinear'})
     torch.manual_seed(0)
     stock = MODELS.build(cfg).eval()
     cfg.update(type='QuantDetector', base=cfg.type, detector_quant=HEADS)
