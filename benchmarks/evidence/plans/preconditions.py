@@ -95,16 +95,16 @@ def coverage(reader: Reader) -> Summary:
     return found
 
 
-def windows(reader: Reader, key: str) -> list[Summary]:
-    """What was measured of the float model's windows."""
-    return (reader.result(WINDOWS) or {'extras': {}})['extras'].get(key, [])
+def windows(reader: Reader, key: str, measured: Experiment = WINDOWS) -> list[Summary]:
+    """What was measured of a float model's windows."""
+    return (reader.result(measured) or {'extras': {}})['extras'].get(key, [])
 
 
-def share_of_stage(stage: int) -> Comparison:
+def share_of_stage(stage: int, measured: Experiment = WINDOWS) -> Comparison:
     """Object area in the top half of a stage's windows over that in a random half."""
 
     def read(reader: Reader) -> Interval | None:
-        found = windows(reader, 'object_share')
+        found = windows(reader, 'object_share', measured)
         return Interval.from_dict(found[stage - 1]['against_chance']) if found else None
 
     return Reading(read)
@@ -135,10 +135,14 @@ def style_ratio(reader: Reader) -> Interval | None:
     return None if own is None or other is None else ratio_of_sets(other, own)
 
 
-def largest_range(reader: Reader) -> Interval | None:
+def largest_range(measured: Experiment = WINDOWS) -> Comparison:
     """The largest over the median channel range, of the LayerNorm where it is largest."""
-    ratios = [entry['ratio'] for entry in windows(reader, 'channel_range_ratio')]
-    return exactly(max(ratios)) if ratios else None
+
+    def read(reader: Reader) -> Interval | None:
+        ratios = [entry['ratio'] for entry in windows(reader, 'channel_range_ratio', measured)]
+        return exactly(max(ratios)) if ratios else None
+
+    return Reading(read)
 
 
 CLAIMS: dict[str, Comparison] = {
@@ -148,7 +152,7 @@ CLAIMS: dict[str, Comparison] = {
     'P4': Reading(style_ratio),
     'P5': noise_of(VAL),
     'P6': noise_of(TEST),
-    'P7': Reading(largest_range),
+    'P7': largest_range(),
 }
 TEXT = """\
 What has to be true of the data and of the float model before claims about windows can be tested on them; how a claim
@@ -190,6 +194,18 @@ def _coverage_cells(split: str, entry: Summary) -> list[Any]:
 def _share_cells(number: int, stage: Summary) -> list[Any]:
     shares = [100 * stage[name]['estimate'] for name in ('L2', 'Std', 'random', 'best')]
     return [number, *shares, shown(stage['against_chance'])]
+
+
+def object_shares(measured: Experiment) -> Listing:
+    """The table of the object area by window rank."""
+    return Listing(
+        'object_share',
+        lambda reader: windows(reader, 'object_share', measured),
+        ['stage', 'L2', 'Std', 'random', 'best possible', 'L2 against chance'],
+        lambda found: [_share_cells(number, stage) for number, stage in enumerate(found, 1)],
+        text=SHARES,
+        missing=lambda found: [] if found else [measured.name],
+    )
 
 
 def _by_stage(entries: list[Summary]) -> list[tuple[int, list[float]]]:
@@ -270,14 +286,7 @@ TOPICS = [
                 text=COVERED,
                 missing=lambda found: [] if found else [COVERAGE.name],
             ),
-            Listing(
-                'object_share',
-                lambda reader: windows(reader, 'object_share'),
-                ['stage', 'L2', 'Std', 'random', 'best possible', 'L2 against chance'],
-                lambda found: [_share_cells(number, stage) for number, stage in enumerate(found, 1)],
-                text=SHARES,
-                missing=lambda found: [] if found else [WINDOWS.name],
-            ),
+            object_shares(WINDOWS),
             Listing(
                 'channel_range_ratio',
                 lambda reader: windows(reader, 'channel_range_ratio'),

@@ -7,15 +7,15 @@ from typing import Any
 
 from mixaq_mmdet.reporting.figures import COLOURS
 
-from ..comparisons import Comparison, Reading, differences
+from ..comparisons import differences
 from ..experiment import Experiment
-from ..intervals import Interval, score
+from ..intervals import score
 from ..page import Listing, Page, Summary, shown
 from ..pictures import TITLE, beside
 from ..reader import Reader
 from ..stage import Stage
 from .float_models import FLOAT, FLOAT_PLAIN, PLAIN
-from .preconditions import WINDOWS
+from .preconditions import WINDOWS, share_of_stage, windows
 from .ptq import HARD, HARD_RANDOM, HARD_REVERSED, MIXED, RANDOM, REVERSED
 
 
@@ -71,18 +71,8 @@ the model before: they stand here, so that nobody takes the premise for a proper
 
 def shares(reader: Reader) -> list[list[Summary] | None]:
     """By model and stage: object area in the top half of windows over that in a random half."""
-    found = [reader.result(experiment) for experiment in (WINDOWS, WINDOWS_PLAIN)]
-    return [one and [stage['against_chance'] for stage in one['extras']['object_share']] for one in found]
-
-
-def share_not_aligned(stage: int) -> Comparison:
-    """That of one stage of the model before alignment."""
-
-    def read(reader: Reader) -> Interval | None:
-        found = shares(reader)[1]
-        return found and Interval.from_dict(found[stage - 1])
-
-    return Reading(read)
+    found = [windows(reader, 'object_share', measured) for measured in (WINDOWS, WINDOWS_PLAIN)]
+    return [[stage['against_chance'] for stage in one] or None for one in found]
 
 
 def rows(reader: Reader) -> list[Summary]:
@@ -109,7 +99,7 @@ TOPICS = [
         'premise',
         'With and without the premise',
         TEXT,
-        {**differences(PAIRS), **{f'W4-{stage}': share_not_aligned(stage) for stage in STAGES_OF_SWIN}},
+        {**differences(PAIRS), **{f'W4-{stage}': share_of_stage(stage, WINDOWS_PLAIN) for stage in STAGES_OF_SWIN}},
         [
             Listing(
                 'shares',
