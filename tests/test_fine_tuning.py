@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from tool_process import REPOSITORY, load_tool
 
-CHECKPOINT = REPOSITORY / 'checkpoints/mask-rcnn_swin-mini_float.pth'
+CHECKPOINT = REPOSITORY / 'checkpoints/mask-rcnn_swin-mini_float-16k.pth'
 CLASSES = ('striped disc', 'checked box', 'striped ring')
 
 

@@ -69,7 +69,7 @@ INTEGER = OUTPUT / 'integer' / 'detector.pth'
 FLOAT_ROW = Row(
     'float',
     ROOT / 'configs/mini/mask-rcnn_swin-mini_float.py',
-    ROOT / 'checkpoints/mask-rcnn_swin-mini_float.pth',
+    ROOT / 'checkpoints/mask-rcnn_swin-mini_float-16k.pth',
 )
 LOW_ROW = Row('W8A8, low windows at A4', RECIPE, CALIBRATED)
 INTEGER_ROW = Row('the same on integers', INTEGER.with_suffix('.py'), INTEGER)

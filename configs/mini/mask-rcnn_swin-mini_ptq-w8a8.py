@@ -2,7 +2,7 @@
 _base_ = ['./mask-rcnn_swin-mini_float.py']
 custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
 
-load_from = 'checkpoints/mask-rcnn_swin-mini_float.pth'
+load_from = 'checkpoints/mask-rcnn_swin-mini_float-16k.pth'
 model = dict(backbone=dict(type='TwoBranchSwin', quant=dict(method='RepQ', w_bits=8, a_bits=8)))
 # calibration images come from a split of their own: neither trained on nor measured on
 train_dataloader = dict(

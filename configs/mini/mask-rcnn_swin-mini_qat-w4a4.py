@@ -2,7 +2,7 @@
 _base_ = ['./mask-rcnn_swin-mini_float.py']
 custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
 
-load_from = 'checkpoints/mask-rcnn_swin-mini_float.pth'
+load_from = 'checkpoints/mask-rcnn_swin-mini_float-16k.pth'
 # the last two are those of the shipped checkpoint, not the defaults
 quant = dict(method='OFQ', w_bits=4, a_bits=4, low_a_bits=2, edge_weights='StatsQ', v_per_channel=False)
 model = dict(backbone=dict(type='TwoBranchSwin', drop_path_rate=0.0, quant=quant))

@@ -8,15 +8,19 @@ from ..comparisons import Comparison, OnBothStyles, differences
 from ..experiment import Experiment
 from ..page import BITS, BOPS, BOX, MASK, Models, Page
 from ..stage import Stage
-from . import preconditions, ptq
-from .converged import SEALED_IMAGES, START
+from . import preconditions, ptq, zoo
+from .converged import SEALED_IMAGES
+from .float_models import LONGER
 from .unseen import PAIRS as UNSEEN
 from .unseen import on_both
 
 
 def longer(row: Experiment) -> Experiment:
-    """The same, from the longer trained model."""
-    return replace(row.from_model(START), name=f'{row.name}, trained longer')
+    """The same, from the longer trained model; calibrations are those of the table of methods where it has them."""
+    before = row.starts_from
+    start = longer(before) if isinstance(before, Experiment) else LONGER
+    probe = zoo.PROBE if row.kind == 'train' else row.probe
+    return replace(row, name=f'{row.name}, trained longer', starts_from=start, probe=probe)
 
 
 def first_thousand(row: Experiment) -> Experiment:

@@ -14,11 +14,11 @@ from ..intervals import Interval, bootstrap
 from ..reader import Reader
 from ..splits import SEALED
 from ..stage import Stage
-from .float_models import CONFIG, SHIPPED
+from .float_models import CONFIG, LONGER
 from .ptq import QUANT, RATIOS, RECIPE
 
-START: Experiment | str = SHIPPED
-"""The float model of every row: the shipped one, until that of ``converged.py`` has a result."""
+START: Experiment | str = LONGER
+"""The float model of every row."""
 PROBE = 'evidence.measures.conversion:realised_and_converted'
 HEADS = 'model.detector_quant.method'
 EVALUATION = 2.0  # minutes of one core for val
