@@ -9,7 +9,7 @@ from ..stage import Stage
 CONFIG = 'configs/mini/mask-rcnn_swin-mini_float.py'
 ALIGNED_CONFIG = 'configs/mini/mask-rcnn_swin-mini_float-aligned.py'
 SHIPPED = 'checkpoints/mask-rcnn_swin-mini_float.pth'
-# the same after eight legs on 16 000 images: what the recipes start from
+# the same after eight legs on 16 000 images and window alignment: what the recipes start from
 LONGER = 'checkpoints/mask-rcnn_swin-mini_float-16k.pth'
 # what the shipped model was before an epoch of window alignment
 PLAIN = 'checkpoints/mask-rcnn_swin-mini_plain.pth'
