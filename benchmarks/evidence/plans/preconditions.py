@@ -196,14 +196,14 @@ def _share_cells(number: int, stage: Summary) -> list[Any]:
     return [number, *shares, shown(stage['against_chance'])]
 
 
-def object_shares(measured: Experiment) -> Listing:
+def object_shares(measured: Experiment, key: str = 'object_share', text: str = SHARES) -> Listing:
     """The table of the object area by window rank."""
     return Listing(
-        'object_share',
+        key,
         lambda reader: windows(reader, 'object_share', measured),
         ['stage', 'L2', 'Std', 'random', 'best possible', 'L2 against chance'],
         lambda found: [_share_cells(number, stage) for number, stage in enumerate(found, 1)],
-        text=SHARES,
+        text=text,
         missing=lambda found: [] if found else [measured.name],
     )
 
