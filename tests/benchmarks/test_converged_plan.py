@@ -84,7 +84,7 @@ def test_the_twins_differ_in_the_quantizers_alone() -> None:
 
 
 def test_trainings_see_the_large_set_and_results_a_thousand_images() -> None:
-    assert {training_split(arm) for arm in (converged.START, converged.QAT, *converged.SAQAS)} == {'train_16k'}
+    assert {training_split(arm) for arm in (converged.ALIGNED, converged.QAT, *converged.SAQAS)} == {'train_16k'}
     row = converged.at(converged.SAQAS[0], 'test', 0.4)
     cfg = resolved(row)
     assert cfg.test_dataloader.dataset.indices == 1000

@@ -51,7 +51,7 @@ def test_one_pair_of_trainings_is_told_from_one_model_in_two_forms() -> None:
     assert Difference([ptq.MIXED], [ptq.W4A8]).over == IMAGES, 'two calibrations of one float model'
     assert OnBothStyles(unseen.LOW, unseen.LOW_REVERSED).over == IMAGES, 'one training under two rankings'
     assert training_of(qat.ADAPTED[0.4]) == qat.SAQA
-    assert training_of(ptq.MIXED) == ptq.SHIPPED
+    assert training_of(ptq.MIXED) == ptq.FIRST
 
 
 def test_a_pair_of_trainings_is_said_beside_its_outcome(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from evidence.experiment import Experiment, fingerprint
 from evidence.page import Facts, Page
 from evidence.plans import preconditions
-from evidence.plans.float_models import SEALED, SHIPPED
+from evidence.plans.float_models import FIRST, SEALED
 from evidence.reader import Reader
 from evidence.render import render
 from evidence.store import Store
@@ -105,7 +105,7 @@ def preconditions_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
     """A repository with the real configs and protocol and a stand-in for the shipped weights."""
     repository = tmp_path / 'repository'
     (repository / 'checkpoints').mkdir(parents=True)
-    (repository / SHIPPED).write_bytes(b'weights')
+    (repository / FIRST).write_bytes(b'weights')
     (repository / 'configs').symlink_to(ROOT / 'configs')
     store = Store(tmp_path / 'results')
     store.root.mkdir()

@@ -11,7 +11,7 @@ from ..experiment import Experiment
 from ..intervals import Interval
 from ..reader import Reader
 from ..stage import Stage
-from .float_models import CONFIG, SHIPPED
+from .float_models import CONFIG, FIRST
 from .ptq import QUANT, calibrated
 
 RECIPE = 'mixaq-aiqvit-w4a4'
@@ -35,7 +35,7 @@ def measured(steps: int) -> Experiment:
         starts_from=CALIBRATIONS[steps],
         split='search',
         measure='evidence.measures.features:error',
-        settings={'images': 300, 'ratios': list(RATIOS), 'reference': [CONFIG, SHIPPED]},
+        settings={'images': 300, 'ratios': list(RATIOS), 'reference': [CONFIG, FIRST]},
     )
 
 

@@ -10,7 +10,7 @@ from ..experiment import Experiment
 from ..intervals import Interval, student_interval
 from ..reader import Reader
 from ..stage import Stage
-from .float_models import SHIPPED
+from .float_models import FIRST
 
 CONFIG = 'configs/mini/mask-rcnn_swin-mini_saqa-w4a3-16k.py'
 SEEDS = range(3)
@@ -33,7 +33,7 @@ def arm(name: str, seed: int, sampling: str, multiplier: int) -> Experiment:
         'measure',
         config=CONFIG,
         seed=seed,
-        starts_from=SHIPPED,
+        starts_from=FIRST,
         split='search',
         measure='evidence.measures.pilot:adapt',
         settings=settings,

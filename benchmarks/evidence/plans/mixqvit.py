@@ -16,7 +16,7 @@ from ..page import BITS, BOX, MASK, Column, Facts, Models, Page, Summary
 from ..pictures import TITLE, upright
 from ..reader import Reader
 from ..stage import Stage
-from .float_models import FLOAT, SHIPPED
+from .float_models import FIRST, FLOAT
 from .ptq import QUANT, RATIOS, RECIPE, W4A4, calibrated
 from .qat import trained
 
@@ -64,17 +64,17 @@ PROXY = Experiment(
     'KL proxy and loss of AP, each layer alone at two bits',
     'measure',
     config=RECIPE.format('ptq-w4a4'),
-    starts_from=SHIPPED,
+    starts_from=FIRST,
     split='search',
     measure='evidence.measures.layers:proxy',
     settings={'bits': 2, 'pictures': [2, 8, 32], 'calibration_pictures': 32, 'images': 100, 'splits': ['calib']},
 )
 THREE_BITS = {f'{QUANT}w_bits': 3, f'{QUANT}a_bits': 3}
-TRAINED3 = trained('OFQ W3A3, uniform', 'qat-w4a4', SHIPPED, **THREE_BITS)
+TRAINED3 = trained('OFQ W3A3, uniform', 'qat-w4a4', FIRST, **THREE_BITS)
 TRAINED_MEAN3 = trained(
     'OFQ, bits per layer, cost of W3A3',
     'qat-w4a4',
-    SHIPPED,
+    FIRST,
     **THREE_BITS,
     **{f'{QUANT}overrides': bits_of('mixqvit-mp3')},
 )

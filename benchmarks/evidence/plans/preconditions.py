@@ -15,7 +15,7 @@ from ..pictures import beside
 from ..reader import Reader
 from ..splits import KINDS
 from ..stage import Stage
-from .float_models import CLEAN, CONFIG, CORRUPTED, SEALED, SECOND, SHIPPED
+from .float_models import CLEAN, CONFIG, CORRUPTED, FIRST, SEALED, SECOND
 
 PAGE_SEVERITY = 3
 OPEN_SPLITS = ('train', 'calib', 'search', 'val', 'val_wide')
@@ -35,7 +35,7 @@ SEALED_COVERAGE = Experiment(
     split='test',
 )
 WINDOWS = Experiment(
-    'float-windows', 'measure', config=CONFIG, starts_from=SHIPPED, measure='evidence.measures.windows:measure'
+    'float-windows', 'measure', config=CONFIG, starts_from=FIRST, measure='evidence.measures.windows:measure'
 )
 PAGE_CORRUPTED = [CORRUPTED[kind, PAGE_SEVERITY] for kind in KINDS]
 SECOND_ON = [SECOND, *(SECOND.on(split) for split in ('search', 'test', 'test_b'))]
@@ -68,7 +68,7 @@ VAL, TEST, TEST_B = CLEAN[0], *SEALED
 
 def _accuracy(reader: Reader, experiment: Experiment) -> Summary:
     entry: Summary = {
-        'model': 'second' if experiment in SECOND_ON else 'shipped',
+        'model': 'second' if experiment in SECOND_ON else 'first',
         'split': experiment.split,
         'style': 'B' if experiment.split == 'test_b' else 'A',
         'images': None,

@@ -45,7 +45,7 @@ PAIRS = {
     'W2': (_on_plain(HARD), _on_plain(HARD_REVERSED)),
     'W3': (_on_plain(HARD), _on_plain(HARD_RANDOM)),
 }
-MODELS = ('shipped (aligned)', 'not aligned')
+MODELS = ('aligned', 'not aligned')
 STAGES_OF_SWIN = range(1, 5)
 
 STAGES = [
@@ -63,10 +63,11 @@ STAGES = [
 
 TEXT = """\
 MixA-Q presumes that windows with large activations hold the objects. In the small detector as its stock losses trained
-it, two stages do the opposite ([preconditions](preconditions.md) has the shipped model). So it was trained on for an
-epoch with an auxiliary loss that ranks windows by the object area in them (`WindowAlignedMaskRCNN`, ours); the result
-is the float model that every other page starts from. The claims about rankings were first made, and contradicted, on
-the model before: they stand here, so that nobody takes the premise for a property of any Swin."""
+it, two stages do the opposite. So it was trained on for an epoch with an auxiliary loss that ranks windows by the object
+area in them (`WindowAlignedMaskRCNN`, ours); the result is the first float model, from which most pages start
+([preconditions](preconditions.md)). The claims about rankings were first made, and contradicted, on the model before:
+they stand here, so that nobody takes the premise for a property of any Swin. A model that was trained longer lost it
+again and [got it back the same way](ptq_longer.md)."""
 
 
 def shares(reader: Reader) -> list[list[Summary] | None]:

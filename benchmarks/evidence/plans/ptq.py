@@ -14,7 +14,7 @@ from ..page import BITS, BOPS, BOX, MASK, Column, Models, Page, Summary, interva
 from ..pictures import models_beside
 from ..reader import Reader
 from ..stage import Stage
-from .float_models import FLOAT, SHIPPED
+from .float_models import FIRST, FLOAT
 
 RECIPE = 'configs/mini/mask-rcnn_swin-mini_{}.py'
 COST = 'evidence.measures.cost:realised'
@@ -25,9 +25,9 @@ RANDOM_RANKING = {'type': 'Random', 'seed': 0}
 
 
 def calibrated(name: str, recipe: str, **overrides: Any) -> Experiment:
-    """Calibrate the shipped float model by a recipe, then evaluate it."""
+    """Calibrate the first float model by a recipe, then evaluate it."""
     config = RECIPE.format(recipe)
-    return Experiment(name, 'train', config=config, overrides=overrides, starts_from=SHIPPED, probe=COST)
+    return Experiment(name, 'train', config=config, overrides=overrides, starts_from=FIRST, probe=COST)
 
 
 def of(calibration: Experiment, name: str, **overrides: Any) -> Experiment:

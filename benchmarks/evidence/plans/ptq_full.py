@@ -9,7 +9,7 @@ from ..intervals import difference
 from ..page import BOX, Models, Page, Summary
 from ..reader import Reader
 from ..stage import Stage
-from .float_models import FLOAT, SECOND, SHIPPED
+from .float_models import FIRST, FLOAT, SECOND
 from .ptq import AGAINST_FLOAT, COST, MIXED, QUANT, RATIOS, RECIPE, W4A4, W4A8, of
 
 METHODS = ('MinMax', 'Percentile', 'MSE')
@@ -24,12 +24,12 @@ def calibrated_on(start: Experiment | str, name: str, recipe: str, **overrides: 
 
 
 SEEDS = [
-    calibrated_on(SHIPPED, f'{row.name}, calibration {seed}', recipe, **{'train_cfg.seed': seed})
+    calibrated_on(FIRST, f'{row.name}, calibration {seed}', recipe, **{'train_cfg.seed': seed})
     for row, recipe in ((W4A8, 'ptq-w4a8'), (MIXED, 'mixaq-ptq-w4a8'), (W4A4, 'ptq-w4a4'))
     for seed in CALIBRATION_SEEDS
 ]
 GRID = [
-    calibrated_on(SHIPPED, f'{method} {bits.upper()}, all', f'ptq-{bits}', **{f'{QUANT}method': method})
+    calibrated_on(FIRST, f'{method} {bits.upper()}, all', f'ptq-{bits}', **{f'{QUANT}method': method})
     for method in METHODS
     for bits in BITS
 ]

@@ -14,7 +14,7 @@ from ..page import Facts, Models, Page, Summary
 from ..pictures import TITLE, legend, upright
 from ..reader import Reader
 from ..stage import Stage
-from .float_models import FLOAT, SECOND, SHIPPED
+from .float_models import FIRST, FLOAT, SECOND
 
 RECIPE = 'configs/mini/mask-rcnn_swin-mini_{}.py'
 COST = 'evidence.measures.cost:realised'
@@ -60,7 +60,7 @@ EQUAL_COST = {
 # three tiers (low, prune) near the published 1.53x and 1.82x, and pruning alone at the same realised cost
 TIERS = {'1.52x': (0.5, 0.15, (0.4,) * 6), '1.79x': (0.4, 0.3, (0.52, 0.50, 0.50, 0.50, 0.50, 0.49))}
 
-QAT = trained('W4A4 QAT', 'qat-w4a4', SHIPPED)
+QAT = trained('W4A4 QAT', 'qat-w4a4', FIRST)
 SAQA = trained('SAQA, ratio 0', 'saqa-w4a4', QAT)
 FIXED = {'optim_wrapper.sampling': 'fixed'}
 CONTROL = trained('W4A4 QAT continued for as long', 'saqa-w4a4', QAT, **FIXED)
@@ -70,12 +70,12 @@ PRUNED = {
     ratio: at(SPARSEVIT, f'SparseViT W4A4, cost of ratio {ratio}', prune=list(prune))
     for ratio, prune in EQUAL_COST.items()
 }
-# what as many steps do without quantizers: the shipped float model is not at its end
+# what as many steps do without quantizers: the first float model is not at its end
 LONGER = replace(
     trained(
         'float, trained on for as long',
         'qat-w4a4',
-        SHIPPED,
+        FIRST,
         **{'model.backbone.quant': None, 'custom_hooks': [{'type': 'ExactResumeHook'}]},
     ),
     probe=FLOAT.probe,
@@ -93,7 +93,7 @@ def seeded(experiment: Experiment, seed: int, start: Experiment | str) -> Experi
     )
 
 
-QATS = [QAT, *(seeded(QAT, seed, SHIPPED) for seed in range(1, 5))]
+QATS = [QAT, *(seeded(QAT, seed, FIRST) for seed in range(1, 5))]
 SAQAS = [SAQA, *(seeded(SAQA, seed, QATS[seed]) for seed in range(1, 5))]
 CONTROLS = [CONTROL, *(seeded(CONTROL, seed, QATS[seed]) for seed in range(1, 5))]
 ADAPTED_SEEDS = [ADAPTED[0.4], *(at(SAQAS[seed], f'SAQA, ratio 0.4, seed {seed}', low=0.4) for seed in range(1, 5))]
@@ -108,13 +108,13 @@ REASONS = [
     at(SAQA, 'SAQA without pruning, at 1.52x pruned', *TIERS['1.52x'][:2]),
 ]
 THREE_BITS = {'model.backbone.quant.a_bits': 3}
-W4A3 = trained('W4A3 QAT', 'qat-w4a4', SHIPPED, **THREE_BITS)
+W4A3 = trained('W4A3 QAT', 'qat-w4a4', FIRST, **THREE_BITS)
 # SAQA has had twice as many steps
 W4A3_LONGER = trained('W4A3 QAT continued for as long', 'saqa-w4a4', W4A3, **THREE_BITS, **FIXED)
 WITHOUT = at(QAT, 'without SAQA, ratio 0.4', low=0.4, hooks=LOW_ANEW)
 # the checkpoint that ablations start from, where QAT had to be trained again for them: how far it is from QAT's own
 START = at(QAT, 'W4A4 QAT, checkpoint of the ablations')
-FROM_FLOAT = trained('SAQA from float, ratio 0', 'saqa-w4a4', SHIPPED, **ALL_ANEW)
+FROM_FLOAT = trained('SAQA from float, ratio 0', 'saqa-w4a4', FIRST, **ALL_ANEW)
 FROM_FLOAT_MIXED = at(FROM_FLOAT, 'SAQA from float, ratio 0.4', low=0.4)
 INDEPENDENT = trained(
     'SAQA, independent sampling, ratio 0', 'saqa-w4a4', QAT, **{'optim_wrapper.sampling': 'independent'}
