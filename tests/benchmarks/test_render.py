@@ -119,7 +119,7 @@ def test_preconditions_page_before_anything_was_run(preconditions_store: tuple[S
     assert {claim['outcome'] for claim in summary['claims']} == {'not run'}
     page = (store.root / 'preconditions.md').read_text()
     assert 'Not run: P1-1; P1-2;' in page
-    assert 'Not run: shipped, val; shipped, search;' in page
+    assert 'Not run: first, val; first, search;' in page
 
 
 def test_preconditions_page_judges_what_was_run(preconditions_store: tuple[Store, Path]) -> None:

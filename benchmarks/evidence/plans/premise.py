@@ -63,8 +63,8 @@ STAGES = [
 
 TEXT = """\
 MixA-Q presumes that windows with large activations hold the objects. In the small detector as its stock losses trained
-it, two stages do the opposite. So it was trained on for an epoch with an auxiliary loss that ranks windows by the object
-area in them (`WindowAlignedMaskRCNN`, ours); the result is the first float model, from which most pages start
+it, two stages do the opposite. So it was trained on for an epoch with an auxiliary loss that ranks windows by the
+object area in them (`WindowAlignedMaskRCNN`, ours); the result is the first float model, from which most pages start
 ([preconditions](preconditions.md)). The claims about rankings were first made, and contradicted, on the model before:
 they stand here, so that nobody takes the premise for a property of any Swin. A model that was trained longer lost it
 again and [got it back the same way](ptq_longer.md)."""
