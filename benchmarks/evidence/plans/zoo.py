@@ -21,8 +21,8 @@ START: Experiment | str = LONGER
 """The float model of every row."""
 PROBE = 'evidence.measures.conversion:realised_and_converted'
 HEADS = 'model.detector_quant.method'
-EVALUATION = 2.0  # minutes of one core for val
-TEST_EVALUATION = 8.0  # and for one of the test splits
+EVALUATION = 1.0  # minutes of one core for val
+TEST_EVALUATION = 4.0  # and for one of the test splits
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Entry:
     """A method of the table.
 
     Attributes:
-        minutes: to expect of one calibration on one core; without a result of its own, estimated from AIQViT's 2000
-            updates in 6 minutes and the updates that it takes.
+        minutes: to expect of one calibration on one core; of reconstruction without a result of its own, estimated from
+            40 updates of each block.
         heads: whether it quantizes neck and heads by itself; RepQ does where it does not.
         options: beside its name and bits.
     """
@@ -53,9 +53,9 @@ METHODS = {
     'PTQ4ViT': Entry(10, heads=False),
     'NoisyQuant': Entry(8),
     'AIQViT': Entry(6, heads=False),
-    'FIMAQ': Entry(80, heads=False, options=SMALL),
-    'APHQ': Entry(80, heads=False, options=SMALL),
-    'GLFQ': Entry(200, heads=False, options=SMALL),
+    'FIMAQ': Entry(20, heads=False, options=SMALL),
+    'APHQ': Entry(20, heads=False, options=SMALL),
+    'GLFQ': Entry(70, heads=False, options=SMALL),
 }
 RECONSTRUCTED = ('FIMAQ', 'APHQ', 'GLFQ')
 RIVALS = ('ERQ', 'AdaLog', *RECONSTRUCTED)
