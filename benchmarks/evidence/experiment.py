@@ -26,8 +26,8 @@ KINDS = ('train', 'evaluate', 'measure')
 _MODEL = ('model', 'custom_hooks')
 _TRAINING = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')
 _WITHOUT_MEANING = ('val_interval', 'persistent_workers', 'pin_memory')
-# Options that came later, at the value that results of before had: these keep their hash.
-_AS_BEFORE = {'edge_weights': 'StatsQ', 'v_per_channel': False}
+# Options of configs that came later, at the value that results of before had: these keep their hash.
+_AS_BEFORE = {'edge_weights': 'StatsQ', 'v_per_channel': False, 'branch_lr_mult': 1}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def meaning(experiment: Experiment, repository: Path = REPOSITORY) -> dict[str, 
         with _no_machine():
             cfg = resolved(experiment, repository).to_dict()
         keys = _MODEL + (_TRAINING if experiment.kind == 'train' else ())
-        content['config'] = {key: cfg[key] for key in keys if cfg.get(key) is not None}
+        content['config'] = {key: _as_before(cfg[key]) for key in keys if cfg.get(key) is not None}
         content['config']['test'] = (cfg.get('test_dataloader') or {}).get('dataset')
         if experiment.starts_from is None and cfg.get('load_from'):
             content['config']['load_from'] = cfg['load_from']
@@ -216,11 +216,18 @@ def _no_machine() -> Iterator[None]:
                 os.environ[variable] = value
 
 
+def _as_before(value: Any) -> Any:
+    """A part of a config without the options that came later and change nothing."""
+    if isinstance(value, Mapping):
+        kept = {key: item for key, item in value.items() if key not in _AS_BEFORE or item != _AS_BEFORE[key]}
+        return {key: _as_before(item) for key, item in kept.items()}
+    return [_as_before(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def _plain(value: Any, repository: str) -> Any:
     """Containers and scalars that JSON knows, without the repository's path and without keys of no meaning."""
     if isinstance(value, Mapping):
         kept = {str(key): item for key, item in value.items() if key not in _WITHOUT_MEANING}
-        kept = {key: item for key, item in kept.items() if key not in _AS_BEFORE or item != _AS_BEFORE[key]}
         return {key: _plain(kept[key], repository) for key in sorted(kept)}
     if isinstance(value, (list, tuple)):
         return [_plain(item, repository) for item in value]

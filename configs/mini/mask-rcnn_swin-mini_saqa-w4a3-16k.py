@@ -16,6 +16,7 @@ optim_wrapper = dict(
     step=0.1,
     sampling='uniform_sum',
     seed=0,
+    branch_lr_mult=10,  # decided by a pilot before an arm was trained
     optimizer=dict(lr=5e-5),
 )
 custom_hooks = [

@@ -11,6 +11,7 @@ optim_wrapper = dict(
     step=0.1,
     sampling='uniform_sum',
     seed=0,
+    branch_lr_mult=1,  # what the results of this recipe had; the default came later
     optimizer=dict(lr=5e-5),
 )
 # uniform training has never used the low branch

@@ -125,6 +125,7 @@ class SparsityAwareAmpOptimWrapper(_SparsityAware, AmpOptimWrapper):
     """The same with automatic mixed precision."""
 
 
+BRANCH_LR_MULT = 10.0  # by a pilot: B1 and B2 of docs/results/protocol.md
 _TWINS = {'OptimWrapper': 'SparsityAwareOptimWrapper', 'AmpOptimWrapper': 'SparsityAwareAmpOptimWrapper'}
 
 
@@ -133,19 +134,19 @@ class SparsityAwareOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Builds the sparsity-aware wrapper for a model with a TwoBranchSwin, also if ``--amp`` set the stock type.
 
     It switches off weight decay for the parameters of quantizers (learned steps, offsets) and for the norms of the low
-    branch. The parameters of the low branch can have a higher learning rate (our option): with one rate for all they
-    hardly leave their first values.
+    branch. The parameters of the low branch have a higher learning rate (ours): with one rate for all they hardly leave
+    their first values.
 
     Args:
-        optim_wrapper_cfg: the wrapper's config; ``branch_lr_mult`` in it, 1 by default, multiplies the learning rate of
-            the low branch's own parameters: its steps, offsets and norms.
+        optim_wrapper_cfg: the wrapper's config; ``branch_lr_mult`` in it, 10 by default, multiplies the learning rate
+            of the low branch's own parameters: its steps, offsets and norms.
         paramwise_cfg: as in the base class.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         content = optim_wrapper_cfg.copy()
-        multiplier = content.pop('branch_lr_mult', 1.0)
-        self.branch_lr_mult = check_number(multiplier, 'optim_wrapper.branch_lr_mult', above=True, usual=1)
+        multiplier = content.pop('branch_lr_mult', BRANCH_LR_MULT)
+        self.branch_lr_mult = check_number(multiplier, 'optim_wrapper.branch_lr_mult', above=True, usual=BRANCH_LR_MULT)
         super().__init__(content, paramwise_cfg)
         kind = self.optim_wrapper_cfg.get('type', 'OptimWrapper')
         self.optim_wrapper_cfg['type'] = _TWINS.get(type_name(kind), kind)

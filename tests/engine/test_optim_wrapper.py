@@ -238,13 +238,15 @@ def test_what_the_low_branch_owns_learns_faster():
     """Its steps, offsets and norms, on top of what the config says of norms; weights and the high branch do not."""
     net = quantized_net()
     rates = {}
-    for factor in (1, 10):
-        wrapper = built(net, branch_lr_mult=factor, paramwise_cfg={'custom_keys': {'norm': {'lr_mult': 0.5}}})
+    for factor in (1, 10, 'default'):
+        given = {} if factor == 'default' else {'branch_lr_mult': factor}
+        wrapper = built(net, **given, paramwise_cfg={'custom_keys': {'norm': {'lr_mult': 0.5}}})
         names = {id(parameter): name for name, parameter in net.named_parameters()}
         rates[factor] = {names[id(group['params'][0])]: group['lr'] for group in wrapper.optimizer.param_groups}
     for name, rate in rates[1].items():
         own = '.low.' in name or '_low.' in name
         assert rates[10][name] == pytest.approx(rate * (10 if own else 1)), name
     assert sum('.low.' in name for name in rates[1]) > 10
+    assert rates['default'] == rates[10]
     with pytest.raises(ValueError, match=r'optim_wrapper\.branch_lr_mult=0 must'):
         built(net, branch_lr_mult=0)
