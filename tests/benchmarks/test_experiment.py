@@ -81,6 +81,14 @@ def test_what_decides_a_result_changes_the_hash(repository: Path, change: dict) 
     assert fingerprint(replace(TRAIN, **change), repository) != fingerprint(TRAIN, repository)
 
 
+def test_later_options_keep_old_hashes_in_configs_alone(repository: Path) -> None:
+    as_before, other = (replace(TRAIN, overrides={'optim_wrapper.branch_lr_mult': factor}) for factor in (1, 10))
+    assert fingerprint(as_before, repository) == fingerprint(TRAIN, repository) != fingerprint(other, repository)
+    # what a measurement is told by its settings is a choice, whatever its value
+    without, given = (replace(TRAIN, kind='measure', measure='a:b', settings=s) for s in ({}, {'branch_lr_mult': 1}))
+    assert fingerprint(without, repository) != fingerprint(given, repository)
+
+
 def test_evaluation_does_not_depend_on_the_training_schedule(repository: Path) -> None:
     longer = replace(EVALUATE, overrides={'train_cfg.max_epochs': 9})
     assert fingerprint(longer, repository) == fingerprint(EVALUATE, repository)
