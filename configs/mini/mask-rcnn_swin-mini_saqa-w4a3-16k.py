@@ -1,8 +1,8 @@
-# Sparsity-aware adaptation of the W4A3 model that mask-rcnn_swin-mini_qat-w4a3-16k.py has trained.
+# Sparsity-aware adaptation of the W4A3 model that mask-rcnn_swin-mini_qat-w4a3-16k.py has trained, as it is shipped.
 _base_ = ['./mask-rcnn_swin-mini_qat-w4a3-16k.py']
 custom_imports = dict(imports=['mixaq_mmdet'], allow_failed_imports=False)
 
-load_from = 'work_dirs/mask-rcnn_swin-mini_qat-w4a3-16k/iter_1500.pth'
+load_from = 'checkpoints/mask-rcnn_swin-mini_qat-w4a3-16k.pth'
 max_iters = 900
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [

@@ -67,11 +67,11 @@ def test_the_arms_of_a_seed_differ_in_the_ratios_alone(seed: int) -> None:
     assert (saqa['optim_wrapper'].pop('sampling'), control['optim_wrapper'].pop('sampling')) == ('uniform_sum', 'fixed')
     assert saqa == control
     assert saqa['randomness']['seed'] == saqa['optim_wrapper']['seed'] == seed
-    assert converged.SAQAS[seed].starts_from is converged.CONTROLS[seed].starts_from is converged.QAT
+    assert converged.SAQAS[seed].starts_from == converged.CONTROLS[seed].starts_from == converged.QAT_FILE
 
 
 def test_the_twins_differ_in_the_quantizers_alone() -> None:
-    for arm, twin in ((converged.QAT, converged.FLOAT_TWIN), (converged.CONTROLS[0], converged.TWINS[0])):
+    for arm, twin in ((converged.QAT_TRAINING, converged.FLOAT_TWIN), (converged.CONTROLS[0], converged.TWINS[0])):
         quantized, plain = (resolved(experiment).to_dict() for experiment in (arm, twin))
         assert quantized['model']['backbone'].pop('quant')['a_bits'] == 3
         assert plain['model']['backbone'].pop('quant') is None
@@ -84,7 +84,8 @@ def test_the_twins_differ_in_the_quantizers_alone() -> None:
 
 
 def test_trainings_see_the_large_set_and_results_a_thousand_images() -> None:
-    assert {training_split(arm) for arm in (converged.ALIGNED, converged.QAT, *converged.SAQAS)} == {'train_16k'}
+    trainings = (converged.ALIGNED, converged.QAT_TRAINING, *converged.SAQAS)
+    assert {training_split(training) for training in trainings} == {'train_16k'}
     row = converged.at(converged.SAQAS[0], 'test', 0.4)
     cfg = resolved(row)
     assert cfg.test_dataloader.dataset.indices == 1000

@@ -35,7 +35,7 @@ def trained(
     )
 
 
-def arm(name: str, recipe: str, start: Experiment, seed: int, **overrides: Any) -> Experiment:
+def arm(name: str, recipe: str, start: Experiment | str, seed: int, **overrides: Any) -> Experiment:
     """One seed of an arm: it decides the order of the images and the ratios that are drawn."""
     return trained(f'{name}, seed {seed}', recipe, start, seed, **{'optim_wrapper.seed': seed, **overrides})
 
@@ -71,12 +71,15 @@ LAST_LEG = 'checkpoints/mask-rcnn_swin-mini_float-16k-leg8.pth'
 ALIGNED = trained('float, aligned', 'float-aligned', LAST_LEG, probe=None)
 START = float_models.LONGER  # the aligned model, as it is published
 
-QAT = trained('W4A3 QAT, 16 000 images', 'qat-w4a3', START)
+QAT_TRAINING = trained('W4A3 QAT, 16 000 images', 'qat-w4a3', START)
+# What it left, published: an arm may be trained where nothing else of it is. The same comes of its float twin.
+QAT_FILE = 'checkpoints/mask-rcnn_swin-mini_qat-w4a3-16k.pth'
+QAT = replace(QAT_TRAINING.on('search', 'W4A3 QAT, as published'), starts_from=QAT_FILE)
 FLOAT_TWIN = trained('float twin of QAT', 'qat-w4a3', START, probe=None, **NO_QUANTIZER)
 TWINS = [arm('float twin', 'saqa-w4a3', FLOAT_TWIN, seed, probe=None, **NO_QUANTIZER, **FIXED) for seed in TWIN_SEEDS]
-CONTROLS = [arm('W4A3 control', 'saqa-w4a3', QAT, seed, **FIXED) for seed in SEEDS]
-SAQAS = [arm('W4A3 SAQA', 'saqa-w4a3', QAT, seed) for seed in SEEDS]
-RANDOMS = [arm('W4A3 SAQA, random ranking', 'saqa-w4a3', QAT, seed, **RANDOM) for seed in SEEDS]
+CONTROLS = [arm('W4A3 control', 'saqa-w4a3', QAT_FILE, seed, **FIXED) for seed in SEEDS]
+SAQAS = [arm('W4A3 SAQA', 'saqa-w4a3', QAT_FILE, seed) for seed in SEEDS]
+RANDOMS = [arm('W4A3 SAQA, random ranking', 'saqa-w4a3', QAT_FILE, seed, **RANDOM) for seed in SEEDS]
 
 
 def tuned(*trainings: Experiment) -> list[Experiment]:
@@ -103,7 +106,7 @@ STAGES = [
     Stage(
         'converged-gate',
         'W4A3, its float twin and five controls: whether the published gain could be seen',
-        tuned(QAT, FLOAT_TWIN, *TWINS, *CONTROLS),
+        [QAT_TRAINING, *(at(QAT, split) for split in TUNING), *tuned(FLOAT_TWIN, *TWINS, *CONTROLS)],
         hours=7,
         tier='full',
         claims=['C2'],

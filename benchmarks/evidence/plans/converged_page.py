@@ -14,7 +14,7 @@ from ..page import BITS, BOPS, BOX, MASK, Facts, Models, Page
 from ..paired_seeds import PairedSeeds
 from ..reader import Reader
 from .branch_rate import COMPARED, relative_difference
-from .converged import ALIGNED, BEFORE, CONTROLS, LEGS, QAT, RANDOMS, SAQAS, TUNING, TWINS, at
+from .converged import ALIGNED, BEFORE, CONTROLS, LEGS, QAT, QAT_TRAINING, RANDOMS, SAQAS, TUNING, TWINS, at
 
 PUBLISHED_SHARE = 0.24  # of the degradation: 43.1 to 43.8 where float has 46.0
 COUNTED = 'counted'
@@ -142,7 +142,7 @@ TOPICS = [
         CLAIMS,
         [
             Facts('gate', gate, told),
-            Models([*FLOATS, QAT, *TWINS, *CONTROLS, *SAQAS, *RANDOMS], (BOX, MASK, BITS, BOPS)),
+            Models([*FLOATS, QAT_TRAINING, *TWINS, *CONTROLS, *SAQAS, *RANDOMS], (BOX, MASK, BITS, BOPS)),
         ],
     )
 ]

@@ -34,7 +34,9 @@ class Headline:
 
 HEADLINES = (
     Headline('W4A8 with A4 low windows is lossless at 1.35x without training', 'T1', 'U1'),
+    Headline('The same from the model that was trained longer', 'L1', 'L15'),
     Headline('Mixed windows are better than uniform bits of equal mean, without training', 'T3', 'U2'),
+    Headline('The same from the model that was trained longer', 'L3', 'L16'),
     Headline('The same, trained: ratio 0.6 against uniform W4A3 of half the steps', 'Q12'),
     Headline('The same against W4A3 of as many steps', 'Q23'),
     Headline('SAQA gains at ratio 0 on the model that it starts from, as the paper compares', 'Q2', 'U16'),
@@ -58,6 +60,7 @@ HEADLINES = (
     Headline('The same with the ranking reversed', 'R2', 'U14'),
     Headline('There, reversing the ranking loses more', 'R3', 'U15'),
     Headline('The ranking is better than reversed: W4A4, half the windows at A2, without training', 'T11', 'U3'),
+    Headline('The same from the model that was trained longer', 'L11', 'L17'),
     Headline('The ranking is better than reversed after SAQA', None, 'U8'),
     Headline('SAQA from W4A4 is better than from float', 'Q14'),
     Headline('Uniform-sum sampling is better than independent sampling', 'Q19'),
