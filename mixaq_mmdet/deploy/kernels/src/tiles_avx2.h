@@ -43,12 +43,16 @@ struct WideSums {
   static __m256i step(__m256i sum, __m256i x, __m256i w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
 };
 
+// Four inputs a step, sums of two in 16 bits.
+struct NarrowSums {
+  static __m256i step(__m256i sum, __m256i x, __m256i w) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w)); }
+};
+
 // Sums of `Rows` rows, `stride` bytes apart, with half a panel: `steps` times 4 bytes of each row, and 64 of `panel`,
-// whose steps are 128 bytes apart. A function of its own, so that nothing else competes for the registers.
+// whose steps are 128 bytes apart.
 template <class Sums, int Rows>
-[[gnu::noinline]] void sum_half(const char* a, int64_t stride, const char* panel, int64_t steps,
-                                int32_t (*out)[kPanelOutputs]) {
-  __m256i sums[Rows][2];
+[[gnu::always_inline]] inline void take_steps(const char* a, int64_t stride, const char* panel, int64_t steps,
+                                              __m256i (&sums)[Rows][2]) {
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
   for (int64_t k = 0; k < steps; ++k, a += 4, panel += 128) {
@@ -61,6 +65,14 @@ template <class Sums, int Rows>
       settle(sums[r]);
     }
   }
+}
+
+// To `out`. A function of its own, so that nothing else competes for the registers.
+template <class Sums, int Rows>
+[[gnu::noinline]] void sum_half(const char* a, int64_t stride, const char* panel, int64_t steps,
+                                int32_t (*out)[kPanelOutputs]) {
+  __m256i sums[Rows][2];
+  take_steps<Sums, Rows>(a, stride, panel, steps, sums);
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r) {
     store_half(out[r], sums[r][0]);
@@ -73,18 +85,7 @@ template <int Rows>
 [[gnu::noinline]] void sum_half_narrow(const char* a, int64_t stride, const char* panel, int64_t steps, bool more,
                                        int32_t (*out)[kPanelOutputs]) {
   __m256i sums[Rows][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
-  for (int64_t k = 0; k < steps; ++k, a += 4, panel += 128) {
-    const __m256i w[2] = {load_half(panel), load_half(panel + 32)};
-#pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r) {
-      const __m256i x = spread_32_bits(a + r * stride);
-      sums[r][0] = _mm256_add_epi16(sums[r][0], _mm256_maddubs_epi16(x, w[0]));
-      sums[r][1] = _mm256_add_epi16(sums[r][1], _mm256_maddubs_epi16(x, w[1]));
-      settle(sums[r]);
-    }
-  }
+  take_steps<NarrowSums, Rows>(a, stride, panel, steps, sums);
   const __m256i ones = _mm256_set1_epi16(1);
   const __m256i before = _mm256_set1_epi32(-static_cast<int32_t>(more));
 #pragma GCC unroll 6
