@@ -72,11 +72,12 @@ ALIGNED = trained('float, aligned', 'float-aligned', LAST_LEG, probe=None)
 START = float_models.LONGER  # the aligned model, as it is published
 
 QAT_TRAINING = trained('W4A3 QAT, 16 000 images', 'qat-w4a3', START)
-# What it left, published: an arm may be trained where nothing else of it is. The same comes of its float twin.
+# What it and its float twin left, published: an arm may be trained where nothing else of them is.
 QAT_FILE = 'checkpoints/mask-rcnn_swin-mini_qat-w4a3-16k.pth'
 QAT = replace(QAT_TRAINING.on('search', 'W4A3 QAT, as published'), starts_from=QAT_FILE)
 FLOAT_TWIN = trained('float twin of QAT', 'qat-w4a3', START, probe=None, **NO_QUANTIZER)
-TWINS = [arm('float twin', 'saqa-w4a3', FLOAT_TWIN, seed, probe=None, **NO_QUANTIZER, **FIXED) for seed in TWIN_SEEDS]
+TWIN_FILE = 'checkpoints/mask-rcnn_swin-mini_float-twin-16k.pth'
+TWINS = [arm('float twin', 'saqa-w4a3', TWIN_FILE, seed, probe=None, **NO_QUANTIZER, **FIXED) for seed in TWIN_SEEDS]
 CONTROLS = [arm('W4A3 control', 'saqa-w4a3', QAT_FILE, seed, **FIXED) for seed in SEEDS]
 SAQAS = [arm('W4A3 SAQA', 'saqa-w4a3', QAT_FILE, seed) for seed in SEEDS]
 RANDOMS = [arm('W4A3 SAQA, random ranking', 'saqa-w4a3', QAT_FILE, seed, **RANDOM) for seed in SEEDS]
