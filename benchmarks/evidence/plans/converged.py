@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..experiment import Experiment
@@ -71,16 +71,44 @@ LAST_LEG = 'checkpoints/mask-rcnn_swin-mini_float-16k-leg8.pth'
 ALIGNED = trained('float, aligned', 'float-aligned', LAST_LEG, probe=None)
 START = float_models.LONGER  # the aligned model, as it is published
 
-QAT_TRAINING = trained('W4A3 QAT, 16 000 images', 'qat-w4a3', START)
-# What it and its float twin left, published: an arm may be trained where nothing else of them is.
-QAT_FILE = 'checkpoints/mask-rcnn_swin-mini_qat-w4a3-16k.pth'
-QAT = replace(QAT_TRAINING.on('search', 'W4A3 QAT, as published'), starts_from=QAT_FILE)
+
+@dataclass(frozen=True)
+class Arms:
+    """The quantized trainings at some bits; all arms start from the published model.
+
+    Attributes:
+        training: QAT.
+        published: its model as it is published, evaluated.
+        controls, saqas, randoms: of each seed.
+    """
+
+    training: Experiment
+    published: Experiment
+    controls: list[Experiment]
+    saqas: list[Experiment]
+    randoms: list[Experiment]
+
+
+def arms_at(bits: str, file: str, **overrides: Any) -> Arms:
+    """The arms that start from what QAT at these bits has left, published: so they are trained on any machine."""
+    training = trained(f'{bits} QAT, 16 000 images', 'qat-w4a3', START, **overrides)
+
+    def seeds(name: str, **edits: Any) -> list[Experiment]:
+        return [arm(f'{bits} {name}', 'saqa-w4a3', file, seed, **overrides, **edits) for seed in SEEDS]
+
+    return Arms(
+        training,
+        replace(training.on('search', f'{bits} QAT, as published'), starts_from=file),
+        controls=seeds('control', **FIXED),
+        saqas=seeds('SAQA'),
+        randoms=seeds('SAQA, random ranking', **RANDOM),
+    )
+
+
+W4A3 = arms_at('W4A3', 'checkpoints/mask-rcnn_swin-mini_qat-w4a3-16k.pth')
 FLOAT_TWIN = trained('float twin of QAT', 'qat-w4a3', START, probe=None, **NO_QUANTIZER)
 TWIN_FILE = 'checkpoints/mask-rcnn_swin-mini_float-twin-16k.pth'
 TWINS = [arm('float twin', 'saqa-w4a3', TWIN_FILE, seed, probe=None, **NO_QUANTIZER, **FIXED) for seed in TWIN_SEEDS]
-CONTROLS = [arm('W4A3 control', 'saqa-w4a3', QAT_FILE, seed, **FIXED) for seed in SEEDS]
-SAQAS = [arm('W4A3 SAQA', 'saqa-w4a3', QAT_FILE, seed) for seed in SEEDS]
-RANDOMS = [arm('W4A3 SAQA, random ranking', 'saqa-w4a3', QAT_FILE, seed, **RANDOM) for seed in SEEDS]
 
 
 def tuned(*trainings: Experiment) -> list[Experiment]:
@@ -107,7 +135,11 @@ STAGES = [
     Stage(
         'converged-gate',
         'W4A3, its float twin and five controls: whether the published gain could be seen',
-        [QAT_TRAINING, *(at(QAT, split) for split in TUNING), *tuned(FLOAT_TWIN, *TWINS, *CONTROLS)],
+        [
+            W4A3.training,
+            *(at(W4A3.published, split) for split in TUNING),
+            *tuned(FLOAT_TWIN, *TWINS, *W4A3.controls),
+        ],
         hours=7,
         tier='full',
         claims=['C2'],
@@ -118,9 +150,9 @@ STAGES = [
         'converged-saqa',
         'five seeds of SAQA beside their controls, on the test splits',
         [
-            *tuned(*SAQAS),
-            *sealed(QAT, *TWINS, *CONTROLS, *SAQAS),
-            *sealed(*SAQAS, low=0.4),
+            *tuned(*W4A3.saqas),
+            *sealed(W4A3.published, *TWINS, *W4A3.controls, *W4A3.saqas),
+            *sealed(*W4A3.saqas, low=0.4),
         ],
         hours=5,
         tier='full',
@@ -131,7 +163,7 @@ STAGES = [
     Stage(
         'converged-random',
         "SAQA by random ranking: whether the gain is the ranking's (of interest where C4 holds)",
-        [*tuned(*RANDOMS), *sealed(*RANDOMS)],
+        [*tuned(*W4A3.randoms), *sealed(*W4A3.randoms)],
         hours=4,
         tier='full',
         claims=['C9'],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mixaq_mmdet.engine.matches import Matches
@@ -14,7 +15,7 @@ from ..page import BITS, BOPS, BOX, MASK, Facts, Models, Page
 from ..paired_seeds import PairedSeeds
 from ..reader import Reader
 from .branch_rate import COMPARED, relative_difference
-from .converged import ALIGNED, BEFORE, CONTROLS, LEGS, QAT, QAT_TRAINING, RANDOMS, SAQAS, TUNING, TWINS, at
+from .converged import ALIGNED, BEFORE, LEGS, TUNING, TWINS, W4A3, Arms, at
 
 PUBLISHED_SHARE = 0.24  # of the degradation: 43.1 to 43.8 where float has 46.0
 COUNTED = 'counted'
@@ -47,10 +48,10 @@ def still_learns(reader: Reader) -> Interval | None:
     return exactly(found.estimate, found.images)
 
 
-def gate(reader: Reader) -> dict[str, float] | None:
+def gate(reader: Reader, arms: Arms) -> dict[str, float] | None:
     """C2: the degradation on `search` and `val`, and the half-width that the controls let expect of C4's interval."""
-    twins, controls = points(reader, TWINS), points(reader, CONTROLS)
-    start, control = tuned(reader, QAT), tuned(reader, CONTROLS[0])
+    twins, controls = points(reader, TWINS), points(reader, arms.controls)
+    start, control = tuned(reader, arms.published), tuned(reader, arms.controls[0])
     if twins is None or controls is None or start is None or control is None:
         return None
     mean = sum(controls) / len(controls)
@@ -60,20 +61,20 @@ def gate(reader: Reader) -> dict[str, float] | None:
     return {'degradation': degradation, 'spread': spread, 'half_width': half_width}
 
 
-def passes(reader: Reader) -> Interval | None:
+def passes(reader: Reader, arms: Arms) -> Interval | None:
     """C2's number."""
-    found = gate(reader)
+    found = gate(reader, arms)
     return None if found is None else exactly(PUBLISHED_SHARE * found['degradation'] - found['half_width'])
 
 
-def arms_on(low: float = 0.0, others: Sequence[Experiment] = CONTROLS) -> Callable[[str], list[dict[str, Experiment]]]:
-    """For each seed on a split: SAQA at a ratio, what it is held against, the start, the twins."""
+def on_split(arms: Arms, low: float = 0.0, random: bool = False) -> Callable[[str], list[dict[str, Experiment]]]:
+    """For each seed on a split: SAQA at a ratio, its control (or the random ranking), the start, the twins."""
 
     def on(split: str) -> list[dict[str, Experiment]]:
         twins = {f'twin_{number}': at(twin, split) for number, twin in enumerate(TWINS)}
         return [
-            {'saqa': at(saqa, split, low), 'control': at(control, split), 'start': at(QAT, split), **twins}
-            for saqa, control in zip(SAQAS, others, strict=True)
+            {'saqa': at(saqa, split, low), 'control': at(other, split), 'start': at(arms.published, split), **twins}
+            for saqa, other in zip(arms.saqas, arms.randoms if random else arms.controls, strict=True)
         ]
 
     return on
@@ -102,14 +103,14 @@ def rate(name: str) -> Comparison:
 
 CLAIMS: dict[str, Comparison] = {
     'C1': Reading(still_learns, over=COUNTED),
-    'C2': Reading(passes, over=COUNTED),
-    'C3': PairedSeeds(arms_on(), lambda **ap: ap['control'] - twin_of(ap)),
-    'C4': PairedSeeds(arms_on(), against('control')),
-    'C5': PairedSeeds(arms_on(), recovered),
-    'C6': PairedSeeds(arms_on(), against('start')),
-    'C7': PairedSeeds(arms_on(low=0.4), against('start')),
-    'C8': PairedSeeds(arms_on(low=0.4), against('control')),
-    'C9': PairedSeeds(arms_on(others=RANDOMS), against('control')),
+    'C2': Reading(partial(passes, arms=W4A3), over=COUNTED),
+    'C3': PairedSeeds(on_split(W4A3), lambda **ap: ap['control'] - twin_of(ap)),
+    'C4': PairedSeeds(on_split(W4A3), against('control')),
+    'C5': PairedSeeds(on_split(W4A3), recovered),
+    'C6': PairedSeeds(on_split(W4A3), against('start')),
+    'C7': PairedSeeds(on_split(W4A3, low=0.4), against('start')),
+    'C8': PairedSeeds(on_split(W4A3, low=0.4), against('control')),
+    'C9': PairedSeeds(on_split(W4A3, random=True), against('control')),
     **{name: rate(name) for name in COMPARED},
 }
 TEXT = """\
@@ -141,8 +142,10 @@ TOPICS = [
         TEXT,
         CLAIMS,
         [
-            Facts('gate', gate, told),
-            Models([*FLOATS, QAT_TRAINING, *TWINS, *CONTROLS, *SAQAS, *RANDOMS], (BOX, MASK, BITS, BOPS)),
+            Facts('gate', partial(gate, arms=W4A3), told),
+            Models(
+                [*FLOATS, W4A3.training, *TWINS, *W4A3.controls, *W4A3.saqas, *W4A3.randoms], (BOX, MASK, BITS, BOPS)
+            ),
         ],
     )
 ]
