@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evidence.claims import read_claims
 from evidence.comparisons import POOL
 from evidence.experiment import Experiment, resolved, training_split
 from evidence.plans import converged, converged_page
-from evidence.plans.converged import W4A3
+from evidence.plans.converged import W3A3, W4A3
 from evidence.reader import Reader
 from evidence.splits import SEALED
 from evidence.store import Store
@@ -69,6 +70,28 @@ def test_the_arms_of_a_seed_differ_in_the_ratios_alone(seed: int) -> None:
     assert saqa == control
     assert saqa['randomness']['seed'] == saqa['optim_wrapper']['seed'] == seed
     assert W4A3.saqas[seed].starts_from == W4A3.controls[seed].starts_from == W4A3.published.starts_from
+
+
+def test_the_arms_at_three_bits_differ_from_those_at_four_in_the_weights_alone() -> None:
+    for kind in ('controls', 'saqas', 'randoms'):
+        four, three = (resolved(getattr(arms, kind)[0]).to_dict() for arms in (W4A3, W3A3))
+        assert (
+            four['model']['backbone']['quant'].pop('w_bits'),
+            three['model']['backbone']['quant'].pop('w_bits'),
+        ) == (
+            4,
+            3,
+        )
+        assert four == three
+    assert all(arm.starts_from == W3A3.published.starts_from for arm in W3A3.controls + W3A3.saqas)
+
+
+def test_a_claim_at_three_bits_has_the_margin_and_the_need_of_its_like_at_four() -> None:
+    claims = read_claims('docs/results/protocol.md')
+    for number in range(2, 10):
+        four, three = claims[f'C{number}'], claims[f'C1{number}']
+        assert (three.margin, three.seeds, three.data) == (four.margin, four.seeds, four.data)
+        assert three.needs == tuple(need.replace('C', 'C1') for need in four.needs)
 
 
 def test_the_twins_differ_in_the_quantizers_alone() -> None:
