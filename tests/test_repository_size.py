@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 68e6
+LIMIT = 68e6  # 16e6 less when the trainings that start from W4A3 QAT and its float twin have ended
 
 
 def test_tracked_files_are_small_together() -> None:
