@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evidence.claims import read_claims
 from evidence.comparisons import POOL
 from evidence.experiment import Experiment, resolved, training_split
 from evidence.plans import converged, converged_page
-from evidence.plans.converged import W3A3, W4A3
 from evidence.reader import Reader
 from evidence.splits import SEALED
 from evidence.store import Store
@@ -48,13 +46,13 @@ class Written:
 
     def arms(self, saqas: list[int], controls: list[int], twin: int) -> Reader:
         """Every arm on the test splits, and what the gate reads."""
-        for training, objects in zip(W4A3.saqas, saqas, strict=True):
+        for training, objects in zip(converged.SAQAS, saqas, strict=True):
             self.write(training, objects)
-        for training, objects in zip(W4A3.controls, controls, strict=True):
+        for training, objects in zip(converged.CONTROLS, controls, strict=True):
             self.write(training, objects, (*SEALED, *converged.TUNING))
         for training in converged.TWINS:
             self.write(training, twin, (*SEALED, *converged.TUNING))
-        self.write(W4A3.published, controls[0], (*SEALED, *converged.TUNING))
+        self.write(converged.QAT, controls[0], (*SEALED, *converged.TUNING))
         return self.reader
 
 
@@ -65,37 +63,15 @@ def written(tmp_path: Path) -> Written:
 
 @pytest.mark.parametrize('seed', converged.SEEDS)
 def test_the_arms_of_a_seed_differ_in_the_ratios_alone(seed: int) -> None:
-    saqa, control = (resolved(arms[seed]).to_dict() for arms in (W4A3.saqas, W4A3.controls))
+    saqa, control = (resolved(arms[seed]).to_dict() for arms in (converged.SAQAS, converged.CONTROLS))
     assert (saqa['optim_wrapper'].pop('sampling'), control['optim_wrapper'].pop('sampling')) == ('uniform_sum', 'fixed')
     assert saqa == control
     assert saqa['randomness']['seed'] == saqa['optim_wrapper']['seed'] == seed
-    assert W4A3.saqas[seed].starts_from == W4A3.controls[seed].starts_from == W4A3.published.starts_from
-
-
-def test_the_arms_at_three_bits_differ_from_those_at_four_in_the_weights_alone() -> None:
-    for kind in ('controls', 'saqas', 'randoms'):
-        four, three = (resolved(getattr(arms, kind)[0]).to_dict() for arms in (W4A3, W3A3))
-        assert (
-            four['model']['backbone']['quant'].pop('w_bits'),
-            three['model']['backbone']['quant'].pop('w_bits'),
-        ) == (
-            4,
-            3,
-        )
-        assert four == three
-    assert all(arm.starts_from == W3A3.published.starts_from for arm in W3A3.controls + W3A3.saqas)
-
-
-def test_a_claim_at_three_bits_has_the_margin_and_the_need_of_its_like_at_four() -> None:
-    claims = read_claims('docs/results/protocol.md')
-    for number in range(2, 10):
-        four, three = claims[f'C{number}'], claims[f'C1{number}']
-        assert (three.margin, three.seeds, three.data) == (four.margin, four.seeds, four.data)
-        assert three.needs == tuple(need.replace('C', 'C1') for need in four.needs)
+    assert converged.SAQAS[seed].starts_from == converged.CONTROLS[seed].starts_from == converged.QAT_FILE
 
 
 def test_the_twins_differ_in_the_quantizers_alone() -> None:
-    for arm, twin in ((W4A3.training, converged.FLOAT_TWIN), (W4A3.controls[0], converged.TWINS[0])):
+    for arm, twin in ((converged.QAT_TRAINING, converged.FLOAT_TWIN), (converged.CONTROLS[0], converged.TWINS[0])):
         quantized, plain = (resolved(experiment).to_dict() for experiment in (arm, twin))
         assert quantized['model']['backbone'].pop('quant')['a_bits'] == 3
         assert plain['model']['backbone'].pop('quant') is None
@@ -108,13 +84,13 @@ def test_the_twins_differ_in_the_quantizers_alone() -> None:
 
 
 def test_trainings_see_the_large_set_and_results_a_thousand_images() -> None:
-    trainings = (converged.ALIGNED, W4A3.training, *W4A3.saqas)
+    trainings = (converged.ALIGNED, converged.QAT_TRAINING, *converged.SAQAS)
     assert {training_split(training) for training in trainings} == {'train_16k'}
-    row = converged.at(W4A3.saqas[0], 'test', 0.4)
+    row = converged.at(converged.SAQAS[0], 'test', 0.4)
     cfg = resolved(row)
     assert cfg.test_dataloader.dataset.indices == 1000
     assert (cfg.custom_hooks, cfg.model.backbone.low_ratios) == ([], 0.4)
-    assert resolved(converged.at(W4A3.saqas[0], 'val')).test_dataloader.dataset.get('indices') is None
+    assert resolved(converged.at(converged.SAQAS[0], 'val')).test_dataloader.dataset.get('indices') is None
 
 
 GAIN = [44, 45, 44, 45, 44]
@@ -149,5 +125,19 @@ def test_without_a_degradation_nothing_is_decided(written: Written) -> None:
 
 def test_one_missing_row_is_not_run(written: Written) -> None:
     reader = written.arms(GAIN, LEVEL, twin=55)
-    reader.store.path(reader.key(converged.at(W4A3.saqas[4], 'test_b'))).unlink()
+    reader.store.path(reader.key(converged.at(converged.SAQAS[4], 'test_b'))).unlink()
     assert outcomes(reader, 'C3', 'C4') == {'C3': 'not run', 'C4': 'not run'}
+
+
+def test_the_page_names_the_trainings_whose_test_rows_are_of_a_second_checkpoint(written: Written) -> None:
+    reader, (first, second, *_) = written.reader, converged.CONTROLS
+    for training, evaluated in ((first, 'one'), (second, 'other')):
+        reader.store.write(reader.key(training), {'name': training.name, 'checkpoint_sha256': 'one'})
+        for split in SEALED:
+            row = converged.at(training, split)
+            digests = {'start_sha256': evaluated, 'checkpoint_sha256': evaluated}
+            reader.store.write(reader.key(row), {'name': row.name, **digests}, {'bbox': found(40, split)})
+    named = converged_page.trained_again(reader)
+    assert named == [second.name]
+    assert second.name in converged_page.again(named)
+    assert converged_page.again([]) == ''

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..experiment import Experiment
@@ -71,57 +71,16 @@ LAST_LEG = 'checkpoints/mask-rcnn_swin-mini_float-16k-leg8.pth'
 ALIGNED = trained('float, aligned', 'float-aligned', LAST_LEG, probe=None)
 START = float_models.LONGER  # the aligned model, as it is published
 
-
-@dataclass(frozen=True)
-class Arms:
-    """The quantized trainings at some bits; all arms start from the published model.
-
-    Attributes:
-        bits: their name.
-        training: QAT.
-        published: its model as it is published, evaluated.
-        controls, saqas, randoms: of each seed.
-    """
-
-    bits: str
-    training: Experiment
-    published: Experiment
-    controls: list[Experiment]
-    saqas: list[Experiment]
-    randoms: list[Experiment]
-
-
-def arms_at(bits: str, file: str | None = None, **overrides: Any) -> Arms:
-    """The arms that start from what QAT at these bits has left.
-
-    Args:
-        bits: their name.
-        file: what QAT has left, published, so that arms are trained on any machine; None: it is not yet.
-        overrides: the bits, where they are not W4A3.
-    """
-    training = trained(f'{bits} QAT, 16 000 images', 'qat-w4a3', START, **overrides)
-    start = file or training
-
-    def seeds(name: str, **edits: Any) -> list[Experiment]:
-        return [arm(f'{bits} {name}', 'saqa-w4a3', start, seed, **overrides, **edits) for seed in SEEDS]
-
-    return Arms(
-        bits,
-        training,
-        replace(training.on('search', f'{bits} QAT, as published'), starts_from=start),
-        controls=seeds('control', **FIXED),
-        saqas=seeds('SAQA'),
-        randoms=seeds('SAQA, random ranking', **RANDOM),
-    )
-
-
-W4A3 = arms_at('W4A3', 'checkpoints/mask-rcnn_swin-mini_qat-w4a3-16k.pth')
-W3A3 = arms_at('W3A3', **{'model.backbone.quant.w_bits': 3})
-# The first of a claim's id, by the arms that it is about: C12 is C2 at W3A3.
-ASKED = {'C': W4A3, 'C1': W3A3}
+QAT_TRAINING = trained('W4A3 QAT, 16 000 images', 'qat-w4a3', START)
+# What it and its float twin left, published: an arm may be trained where nothing else of them is.
+QAT_FILE = 'checkpoints/mask-rcnn_swin-mini_qat-w4a3-16k.pth'
+QAT = replace(QAT_TRAINING.on('search', 'W4A3 QAT, as published'), starts_from=QAT_FILE)
 FLOAT_TWIN = trained('float twin of QAT', 'qat-w4a3', START, probe=None, **NO_QUANTIZER)
 TWIN_FILE = 'checkpoints/mask-rcnn_swin-mini_float-twin-16k.pth'
 TWINS = [arm('float twin', 'saqa-w4a3', TWIN_FILE, seed, probe=None, **NO_QUANTIZER, **FIXED) for seed in TWIN_SEEDS]
+CONTROLS = [arm('W4A3 control', 'saqa-w4a3', QAT_FILE, seed, **FIXED) for seed in SEEDS]
+SAQAS = [arm('W4A3 SAQA', 'saqa-w4a3', QAT_FILE, seed) for seed in SEEDS]
+RANDOMS = [arm('W4A3 SAQA, random ranking', 'saqa-w4a3', QAT_FILE, seed, **RANDOM) for seed in SEEDS]
 
 
 def tuned(*trainings: Experiment) -> list[Experiment]:
@@ -132,47 +91,6 @@ def tuned(*trainings: Experiment) -> list[Experiment]:
 def sealed(*trainings: Experiment, low: float = 0.0) -> list[Experiment]:
     """The trainings' models on the test split of each style."""
     return [at(training, split, low) for training in trainings for split in SEALED]
-
-
-def stages_of(arms: Arms, claim: str, rank: int) -> list[Stage]:
-    """The gate, SAQA, and the control of its mechanism, for the arms that claims of these ids are about."""
-    suffix = '' if arms is W4A3 else f'-{arms.bits.lower()}'
-
-    def stage(name: str, title: str, rows: list[Experiment], hours: float, numbers: Sequence[int], rank: int) -> Stage:
-        claims = [f'{claim}{number}' for number in numbers]
-        return Stage(f'converged-{name}{suffix}', title, rows, hours, 'full', claims, ['converged'], rank)
-
-    gate = [
-        arms.training,
-        *(at(arms.published, split) for split in TUNING),
-        *tuned(FLOAT_TWIN, *TWINS, *arms.controls),
-    ]
-    saqa = [
-        *tuned(*arms.saqas),
-        *sealed(arms.published, *TWINS, *arms.controls, *arms.saqas),
-        *sealed(*arms.saqas, low=0.4),
-    ]
-    random = [*tuned(*arms.randoms), *sealed(*arms.randoms)]
-    why = f"whether the gain is the ranking's (of interest where {claim}4 holds)"
-    return [
-        stage(
-            'gate',
-            f'{arms.bits}, its float twin and five controls: whether the published gain could be seen',
-            gate,
-            hours=7,
-            numbers=[2],
-            rank=rank,
-        ),
-        stage(
-            'saqa',
-            f'{arms.bits}: five seeds of SAQA beside their controls, on the test splits',
-            saqa,
-            hours=5,
-            numbers=range(3, 9),
-            rank=rank + 1,
-        ),
-        stage('random', f'{arms.bits}: SAQA by random ranking, {why}', random, hours=4, numbers=[9], rank=rank + 2),
-    ]
 
 
 STAGES = [
@@ -186,9 +104,38 @@ STAGES = [
         topics=['converged'],
         rank=60,
     ),
-    *(
-        stage
-        for rank, (claim, arms) in zip((61, 64), ASKED.items(), strict=True)
-        for stage in stages_of(arms, claim, rank)
+    Stage(
+        'converged-gate',
+        'W4A3, its float twin and five controls: whether the published gain could be seen',
+        [QAT_TRAINING, *(at(QAT, split) for split in TUNING), *tuned(FLOAT_TWIN, *TWINS, *CONTROLS)],
+        hours=7,
+        tier='full',
+        claims=['C2'],
+        topics=['converged'],
+        rank=61,
+    ),
+    Stage(
+        'converged-saqa',
+        'five seeds of SAQA beside their controls, on the test splits',
+        [
+            *tuned(*SAQAS),
+            *sealed(QAT, *TWINS, *CONTROLS, *SAQAS),
+            *sealed(*SAQAS, low=0.4),
+        ],
+        hours=5,
+        tier='full',
+        claims=['C3', 'C4', 'C5', 'C6', 'C7', 'C8'],
+        topics=['converged'],
+        rank=62,
+    ),
+    Stage(
+        'converged-random',
+        "SAQA by random ranking: whether the gain is the ranking's (of interest where C4 holds)",
+        [*tuned(*RANDOMS), *sealed(*RANDOMS)],
+        hours=4,
+        tier='full',
+        claims=['C9'],
+        topics=['converged'],
+        rank=63,
     ),
 ]
