@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 68e6  # 16e6 less when the trainings that start from W4A3 QAT and its float twin have ended
+LIMIT = 73e6  # the pairs of W4A3 grow to it; 16e6 less when they have ended, with the two files that they start from
 
 
 def test_tracked_files_are_small_together() -> None:
