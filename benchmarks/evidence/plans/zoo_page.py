@@ -39,9 +39,11 @@ Which training-free method loses least? Mini Mask R-CNN on val (500 images), 32 
 calibration each; the backbone is quantized unless a heading says otherwise. All methods start from the same float model
 and see the same images. *Against RepQ*: paired difference in box AP, 95 % interval over images. *Calibration* is by the
 clock of one process on one core, *block forwards* are those of the busiest block per image, *memory* is the peak of the
-process. Where a run was stopped and went on, these three are left out. *Converts*: whether the backbone has an integer
-form (`tools/deploy.py convert`). FIMAQ, APHQ and GLFQ have `budget='small'`, which is ours: their published budgets are
-longer. All AP is *simulated* (fake quantization). [How to choose](../choose-a-method.md)."""
+process. Rows were made on different processors, some beside other work: minutes tell orders of magnitude, not which of
+two similar methods is faster. Where a run was stopped and went on, these three are left out. *Converts*: whether the
+backbone has an integer form (`tools/deploy.py convert`). FIMAQ, APHQ and GLFQ have `budget='small'`, which is ours:
+their published budgets are longer. All AP is *simulated* (fake quantization).
+[How to choose](../choose-a-method.md)."""
 
 
 def _control_of(experiment: Experiment) -> Experiment | None:
