@@ -14,6 +14,7 @@ from ..page import BITS, BOPS, BOX, MASK, Facts, Models, Page
 from ..paired_seeds import PairedSeeds
 from ..reader import Reader
 from ..splits import SEALED
+from . import converged_noise
 from .branch_rate import COMPARED, relative_difference
 from .converged import ALIGNED, BEFORE, CONTROLS, LEGS, QAT, QAT_TRAINING, RANDOMS, SAQAS, TUNING, TWINS, at
 
@@ -111,6 +112,7 @@ CLAIMS: dict[str, Comparison] = {
     'C7': PairedSeeds(arms_on(low=0.4), against('start')),
     'C8': PairedSeeds(arms_on(low=0.4), against('control')),
     'C9': PairedSeeds(arms_on(others=RANDOMS), against('control')),
+    **converged_noise.CLAIMS,
     **{name: rate(name) for name in COMPARED},
 }
 TEXT = """\
@@ -162,6 +164,7 @@ TOPICS = [
             Facts('gate', gate, told),
             Facts('trained_again', trained_again, again),
             Models([*FLOATS, QAT_TRAINING, *TWINS, *CONTROLS, *SAQAS, *RANDOMS], (BOX, MASK, BITS, BOPS)),
+            converged_noise.NOISE,
         ],
     )
 ]

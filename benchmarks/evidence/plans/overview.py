@@ -67,6 +67,8 @@ HEADLINES = (
     Headline('SAQA raises the SQNR of the last stage (dB) over the model that it starts from', 'R4'),
     Headline('The same over as much uniform training', 'R5'),
     Headline('There, more in the important half of the windows', 'R6'),
+    Headline('R5 at W4A3 from a float model that has converged', 'C10'),
+    Headline('R6 there', 'C11'),
     Headline('AIQViT is better than RepQ at W4A4', 'V5'),
     Headline('The same at W3A3', 'V7'),
     Headline('Mix-QViT: bits per layer are better than uniform bits at four bits', 'M2'),

@@ -77,8 +77,15 @@ NOISE = {
     'before SAQA': measured('window SQNR before SAQA', QAT, 'sqnr', 'val', images=100),
     'after SAQA': measured('window SQNR after SAQA', SAQA, 'sqnr', 'val', images=100),
 }
+
+
+def by_importance(name: str, of: Experiment) -> Experiment:
+    """Window SQNR in both halves of the windows, too."""
+    return replace(measured(f'window SQNR by importance, {name}', of, 'sqnr', 'val', images=100), revision=2)
+
+
 HALVES = {
-    name: replace(measured(f'window SQNR by importance, {name}', model, 'sqnr', 'val', images=100), revision=2)
+    name: by_importance(name, model)
     for name, model in {'before SAQA': QAT, 'trained for as long': CONTROL, 'after SAQA': SAQA}.items()
 }
 # claim: arms that lose more, arms that lose less
