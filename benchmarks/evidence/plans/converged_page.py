@@ -157,7 +157,7 @@ def again(names: list[str]) -> str:
 TOPICS = [
     Page(
         'converged',
-        'SAQA from a start that has converged',
+        'SAQA from the float model that was trained longer',
         TEXT,
         CLAIMS,
         [
