@@ -42,8 +42,8 @@ clock of one process on one core, *block forwards* are those of the busiest bloc
 process. Rows were made on different processors, some beside other work: minutes tell orders of magnitude, not which of
 two similar methods is faster. Where a run was stopped and went on, these three are left out. *Converts*: whether the
 backbone has an integer form (`tools/deploy.py convert`). FIMAQ, APHQ and GLFQ have `budget='small'`, which is ours:
-their published budgets are longer. Logarithmic grids (RepQ's attention probabilities, AdaLog's results of GELU too) have
-zero beside 2^bits powers, as in the released code. All AP is *simulated* (fake quantization).
+their published budgets are longer. Logarithmic grids (RepQ's attention probabilities, AdaLog's results of GELU too)
+have zero beside 2^bits powers, as in the released code. All AP is *simulated* (fake quantization).
 [How to choose](../choose-a-method.md)."""
 
 
