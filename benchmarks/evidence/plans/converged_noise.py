@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..comparisons import Comparison, Reading
 from ..intervals import Interval, student_interval
 from ..page import Listing, Summary, interval_cells
 from ..reader import Reader
 from ..stage import Stage
 from .converged import CONTROLS, SAQAS
-from .robustness import HALF_NAMES, by_importance
+from .robustness import HALF_NAMES, LAST, by_importance, gain
 
 SEEDS = (1, 2, 3)  # of the pairs whose models were at hand when the claims were written
 PAIRS = [[by_importance(arm.name, arm) for arm in (SAQAS[seed], CONTROLS[seed])] for seed in SEEDS]
 PLACES = ('all', *HALF_NAMES)
-LAST = -1
+STAGES_OF_SWIN = 4
 STAGES = [
     Stage(
         'converged-noise',
@@ -36,39 +38,35 @@ without rounding, every window high, 100 images of val. Mean over the pairs of t
 windows are those that would run high at ratio 0.5."""
 
 
-def by_seed(reader: Reader) -> list[list[Summary]] | None:
-    """For each pair, stage and place what SAQA has more than its control; None unless all were measured."""
-    found = [[reader.result(arm) for arm in pair] for pair in PAIRS]
-    if any(result is None for pair in found for result in pair):
-        return None
-    stages = [[result['extras']['stages'] for result in pair if result] for pair in found]
-    return [
-        [{place: after[place] - control[place] for place in PLACES} for after, control in zip(*pair, strict=True)]
-        for pair in stages
-    ]
+def gains(reader: Reader, place: str, stage: int = LAST) -> list[float] | None:
+    """What SAQA of each pair has more than its control at a stage; None unless all were measured."""
+    found = [gain(reader, *pair, place, stage) for pair in PAIRS]
+    known = [value for value in found if value is not None]
+    return known if len(known) == len(found) else None
 
 
-def gain(reader: Reader) -> Interval | None:
+def gain_of_all(reader: Reader) -> Interval | None:
     """C10: of the last stage's windows."""
-    found = by_seed(reader)
-    return None if found is None else student_interval([pair[LAST]['all'] for pair in found])
+    found = gains(reader, 'all')
+    return None if found is None else student_interval(found)
 
 
 def gain_of_the_important(reader: Reader) -> Interval | None:
     """C11: what the important half of the last stage gains more than the other."""
-    found = by_seed(reader)
-    important, other = HALF_NAMES
-    return None if found is None else student_interval([pair[LAST][important] - pair[LAST][other] for pair in found])
+    important, other = (gains(reader, half) for half in HALF_NAMES)
+    if important is None or other is None:
+        return None
+    return student_interval(np.subtract(important, other))
 
 
 def by_stage(reader: Reader) -> list[Summary] | None:
     """Intervals over the pairs, for each stage by place."""
-    found = by_seed(reader)
-    if found is None:
+    found = [{place: gains(reader, place, stage) for place in PLACES} for stage in range(STAGES_OF_SWIN)]
+    if any(values is None for stage in found for values in stage.values()):
         return None
     return [
-        {place: student_interval([stage[place] for stage in pairs]).as_dict() for place in PLACES}
-        for pairs in zip(*found, strict=True)
+        {place: student_interval(values).as_dict() for place, values in stage.items() if values is not None}
+        for stage in found
     ]
 
 
@@ -81,7 +79,7 @@ def cells(found: list[Summary] | None) -> list[list[Any]]:
 
 
 OVER = "seeds (Student's t)"
-CLAIMS: dict[str, Comparison] = {'C10': Reading(gain, OVER), 'C11': Reading(gain_of_the_important, OVER)}
+CLAIMS: dict[str, Comparison] = {'C10': Reading(gain_of_all, OVER), 'C11': Reading(gain_of_the_important, OVER)}
 NOISE = Listing(
     'noise',
     by_stage,

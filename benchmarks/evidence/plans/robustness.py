@@ -23,6 +23,7 @@ CORE_SEVERITY = 3
 SEVERITIES = (1, 3, 5)
 PLACES = ('all', 'foreground', 'background')
 HALF_NAMES = ('important half', 'other half')
+LAST = -1
 
 
 def ranked(experiment: Experiment, name: str, **importance: Any) -> Experiment:
@@ -164,15 +165,15 @@ def loses_more(more: str, less: str) -> Comparison:
     return Reading(read, PAIR if is_pair_of_trainings(ARMS[more], ARMS[less]) else IMAGES)
 
 
-def last_stage(reader: Reader, experiment: Experiment) -> Summary | None:
-    """SQNR of the last stage by place."""
+def at_stage(reader: Reader, experiment: Experiment, stage: int) -> Summary | None:
+    """SQNR of a stage by place."""
     result = reader.result(experiment)
-    return result and result['extras']['stages'][-1]
+    return result and result['extras']['stages'][stage]
 
 
-def gain(reader: Reader, model: Experiment, before: Experiment, place: str) -> float | None:
-    """What the SQNR of the last stage gains from one model to another."""
-    found = [last_stage(reader, experiment) for experiment in (model, before)]
+def gain(reader: Reader, model: Experiment, before: Experiment, place: str, stage: int = LAST) -> float | None:
+    """What the SQNR of a stage gains from one model to another."""
+    found = [at_stage(reader, experiment, stage) for experiment in (model, before)]
     return None if None in found else found[0][place] - found[1][place]
 
 
